@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a backend is. `Refiner` checks and converts the caller's arrays; a backend only computes.
+
+May use: config. Test: tests/test_backends.py runs every installed backend against the oracle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from port_deploy.config import ModelSpec
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass
+class HostBuffers:
+    """Where a backend writes: C-contiguous host memory.
+
+    Attributes:
+        joints: [B, N, 2] float32, pixels.
+        confidence: [B, N] float32 in 0..1.
+        mask: [B, N] bool, True where the joint was rebuilt.
+    """
+
+    joints: FloatArray
+    confidence: FloatArray
+    mask: NDArray[np.bool_]
+
+
+class Backend(Protocol):
+    """One way to compute the line of nn/line.py. Instances are safe to call from many threads at once.
+
+    Attributes:
+        name: One of the names in STYLE: ``native-cpu``, ``native-cuda``, ``torch``, ``torchscript``, ``aotinductor``,
+            ``onnxruntime``, ``openvino``, ``tensorrt``, ``tensorrt-rtx``.
+        detail: What it runs on and how, for people (``AVX-512, fp32, 1 thread``).
+        spec: The model's specification.
+        takes_joints: `refine` works.
+        takes_heatmaps: `run` works.
+    """
+
+    name: str
+    detail: str
+    spec: ModelSpec
+    takes_joints: bool
+    takes_heatmaps: bool
+
+    def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
+        """[B, N, 2] and [B, N], C-contiguous float32 host arrays, B >= 0, into ``out``."""
+        ...
+
+    def run(self, heatmaps: NDArray[Any], affine: FloatArray | None, threshold: float, out: HostBuffers) -> None:
+        """[B, N, H, W] float32 or float16 and [B, 2, 3] float32 or None (identity), into ``out``."""
+        ...
