@@ -17,6 +17,21 @@ from port_deploy.config import ModelSpec
 FloatArray = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can run here. Every backend module has ``availability() -> Availability``.
+
+    Attributes:
+        available: It can.
+        detail: What there is, or what is missing (``onnxruntime 1.22, CPUExecutionProvider``).
+        remedy: The exact command that mends it; None where nothing is wrong or nothing helps.
+    """
+
+    available: bool
+    detail: str
+    remedy: str | None = None
+
+
 @dataclass
 class HostBuffers:
     """Where a backend writes: C-contiguous host memory.
