@@ -169,7 +169,11 @@ class ModelSpec:
         config: Shape of the network.
         codec: How a heatmap becomes a joint: ``softargmax`` (softmax of temperature * map), ``softargmax-sum`` (map
             clipped at 0 and divided by its sum), ``argmax``. Eq. (1).
-        temperature: Factor on the map inside the softmax of ``softargmax``.
+        temperature: Factor on the map inside the softmax of ``softargmax``. The default was read off the heatmaps of
+            EfficientPose II Lite on 200 labelled photographs, all 2,400 labelled joints, mean error in pixels of the
+            46 grid / of the 92 grid: softargmax at 10 3.03 / 7.21, 20 1.18 / 2.37, 30 1.17 / 2.31, **40 1.17 / 2.29**,
+            75 1.19 / 2.27, 200 1.21 / 2.27; softargmax-sum 1.36 / 2.69; argmax 1.23 / 2.31. Lower ones pull a weak
+            peak towards the middle of the map.
         frame: Coordinates that the network sees: ``visible`` or ``paper`` (nn/line.py defines both).
         frame_size: (width, height) in pixels that the ``paper`` frame divides by.
         threshold: δ, eq. (13): a joint whose confidence is below it is masked.
@@ -188,7 +192,7 @@ class ModelSpec:
     skeleton: Skeleton
     config: PortConfig
     codec: CodecName = "softargmax"
-    temperature: float = 20.0
+    temperature: float = 40.0
     frame: FrameName = "visible"
     frame_size: tuple[float, float] = (256.0, 256.0)
     threshold: float = 0.3
