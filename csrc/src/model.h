@@ -9,10 +9,9 @@
 #include <string>
 #include <vector>
 
-namespace port {
+#include "../include/port/port.hpp"
 
-enum class Codec { kSoftargmax, kSoftargmaxSum, kArgmax };
-enum class Frame { kVisible, kPaper };
+namespace port {
 
 struct NetworkConfig {
   int width = 64;                    // D
@@ -43,7 +42,7 @@ struct ModelSpec {
   int axis = 1;
   NetworkConfig config;
   Codec codec = Codec::kSoftargmax;
-  float temperature = 20.0f;
+  float temperature = 40.0f;
   Frame frame = Frame::kVisible;
   std::array<float, 2> frame_size = {256.0f, 256.0f};
   float threshold = 0.3f;

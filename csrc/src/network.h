@@ -11,9 +11,6 @@
 
 namespace port {
 
-enum class Isa { kGeneric, kAvx2, kAvx512 };
-enum class Precision { kFloat32, kBfloat16 };
-
 class Network {
  public:
   virtual ~Network() = default;
