@@ -49,9 +49,10 @@ class Decode(nn.Module):
         maps = heatmaps.flatten(2)  # [B, N, H*W]
         if maps.dtype == torch.float16 or maps.dtype == torch.bfloat16:
             maps = maps.to(torch.float32)
-        index = torch.arange(height * width, device=maps.device)
-        grid = torch.stack([(index % width).to(maps.dtype), (index // width).to(maps.dtype)], -1)  # [H*W, 2]
-        usable = maps.amax(-1) <= 3e38  # False for NaN and +inf
+        column = torch.arange(width, device=maps.device).to(maps.dtype)
+        row = torch.arange(height, device=maps.device).to(maps.dtype).unsqueeze(-1)
+        grid = torch.stack([column.expand(height, width), row.expand(height, width)], -1).flatten(0, 1)  # [H*W, 2]
+        usable = (maps <= 3e38).all(-1)  # False for NaN and +inf; a maximum loses NaN in ONNX Runtime
         if self.codec == "argmax":
             joints = grid[maps.argmax(-1)]
         elif self.codec == "softargmax-sum":
@@ -83,7 +84,7 @@ def missing_joints(joints: Tensor, limit: float = MAX_COORDINATE) -> Tensor:
 
 def masked_joints(joints: Tensor, confidence: Tensor, threshold: Tensor) -> Tensor:
     """[B, N] bool, eq. (13): confidence below the threshold, NaN, or the joint missing."""
-    return ~(confidence >= threshold) | missing_joints(joints)
+    return ~(threshold <= confidence) | missing_joints(joints)  # only <= is false for NaN in OpenVINO
 
 
 class VisibleFrame(nn.Module):
@@ -181,7 +182,8 @@ class Refine(nn.Module):
         unread = mask if self.zero_masked else missing
         framed = torch.where(unread.unsqueeze(-1), torch.zeros_like(framed), framed)
         if self.with_confidence:
-            known = torch.where((confidence >= 0) & ~missing, confidence, torch.zeros_like(confidence))
+            nothing = torch.zeros_like(confidence)
+            known = torch.where((nothing <= confidence) & ~missing, confidence, nothing)
             known = (known / self.confidence_divisor).clamp(0.0, 1.0)
             inputs = torch.cat([framed, known.unsqueeze(-1)], -1)
         else:
