@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,16 @@ def model_to_bytes(spec: ModelSpec, tensors: Mapping[str, NDArray[Any]]) -> byte
     """The bytes of a model file; the tensors are checked against the specification first."""
     checked = _check_tensors(dict(tensors), spec, spec.name)
     return serialise_tensors(dict(checked), {METADATA_KEY: json.dumps(spec.to_json(), ensure_ascii=True)})
+
+
+def with_changes(model: Model, **changes: Any) -> Model:
+    """The model with fields of its specification changed, in the bytes too.
+
+    Raises:
+        InputError: A value is not what the field takes.
+    """
+    spec = replace(model.spec, **changes)
+    return Model(spec, model.tensors, model_to_bytes(spec, model.tensors), model.source)
 
 
 def save_model(path: str | Path, spec: ModelSpec, tensors: Mapping[str, NDArray[Any]]) -> None:
