@@ -175,12 +175,12 @@ def _pair(a: ArrayLike, b: ArrayLike, scored: ArrayLike | None) -> tuple[Float64
         raise InputError(
             f"expected two arrays of joints of one shape [B, N, 2], got {list(first.shape)} and {list(second.shape)}"
         )
-    keep = np.isfinite(first).all(-1) & np.isfinite(second).all(-1)
+    keep: BoolArray = np.asarray(np.isfinite(first).all(-1) & np.isfinite(second).all(-1), np.bool_)
     if scored is not None:
         labelled = np.asarray(scored)
         if labelled.shape != keep.shape:
             raise InputError(f"expected scored {list(keep.shape)}, got {list(labelled.shape)}")
-        keep &= labelled.astype(np.bool_)
+        keep = np.asarray(keep & labelled.astype(np.bool_), np.bool_)
     return first, second, keep
 
 
@@ -196,7 +196,7 @@ def _hits(
         raise InputError(f"expected size to be a number, [{len(a)}] or [{len(a)}, 2], got {list(np.shape(size))}")
     columns = a.shape[2] if unit.size == 1 or unit.shape[-1] == 1 else 2
     unit = np.broadcast_to(unit, (len(a), columns))
-    usable = (np.isfinite(unit) & (unit > 0)).all(-1)
+    usable: BoolArray = np.asarray((np.isfinite(unit) & (unit > 0)).all(-1), np.bool_)
     keep = keep & usable[:, None]
     scaled = np.where(keep[..., None], a - b, 0.0) / np.where(usable[:, None], unit, 1.0)[:, None]
     return keep & (np.linalg.norm(scaled, axis=-1) < threshold), keep

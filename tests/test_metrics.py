@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""metrics.py against a plain loop, SciPy's Procrustes, MMPose's figures and Table I's row. NumPy; SciPy where installed."""
+"""metrics.py against a plain loop, SciPy's Procrustes, MMPose's figures and Table I's row."""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,6 @@ from numpy.typing import NDArray
 
 from port_deploy import metrics
 from port_deploy.errors import InputError
-from tests.conftest import shared_data
 
 
 def poses(seed: int = 0, batch: int = 7, joints: int = 9, dims: int = 2) -> tuple[NDArray[np.float64], ...]:
@@ -95,10 +96,12 @@ def test_degenerate_poses_stay_their_own_problem() -> None:
         error = metrics.p_errors(predicted, truth)
         np.testing.assert_allclose(error[0], np.linalg.norm(truth[0] - truth[0].mean(0), axis=-1), atol=1e-9)
         assert np.isnan(error[1]).all()
-        assert error[2, 0] == pytest.approx(0, abs=1e-12) and np.isnan(error[2, 1:]).all()
+        assert error[2, 0] == pytest.approx(0, abs=1e-12)
+        assert np.isnan(error[2, 1:]).all()
         np.testing.assert_allclose(error[3:], clean[3:], rtol=1e-12)
         assert np.isnan(metrics.epe(predicted[1:2], truth[1:2]))
-        assert np.isnan(metrics.p_epe(predicted[:0], truth[:0])) and np.isnan(metrics.pck(predicted[:0], truth[:0], 5))
+        assert np.isnan(metrics.p_epe(predicted[:0], truth[:0]))
+        assert np.isnan(metrics.pck(predicted[:0], truth[:0], 5))
 
 
 def test_pck_counts_strictly_and_per_joint() -> None:
@@ -107,7 +110,8 @@ def test_pck_counts_strictly_and_per_joint() -> None:
     assert metrics.pck_per_joint(predicted, truth, 5).tolist() == [0.25, 0.75]
     scored = np.array([[1, 0], [1, 0], [1, 0], [0, 0]], bool)
     share = metrics.pck_per_joint(predicted, truth, 5, scored=scored)
-    assert share[0] == pytest.approx(1 / 3) and np.isnan(share[1])
+    assert share[0] == pytest.approx(1 / 3)
+    assert np.isnan(share[1])
     assert metrics.pck(predicted, truth, 0.5, size=[10, 10, 10, 100], scored=scored) == pytest.approx(1 / 3)
     assert metrics.pck(predicted[:1], truth[:1], 0.5, size=[[10, 8]]) == 0.5  # 0.3 wide, 0.5 high: 0.58
     assert metrics.pck(predicted[:1], truth[:1], 0.6, size=[[10, 8]]) == 1.0
@@ -136,7 +140,7 @@ def test_bad_input_says_what_was_expected(call: object, message: str) -> None:
         call()  # type: ignore[operator]
 
 
-def test_mmpose_figures() -> None:
+def test_mmpose_figures(shared_data: Callable[[str], Path]) -> None:
     folder = shared_data("reference/mmpose")
     golden = json.loads((folder / "metric_goldens.json").read_text())["values"]
     with np.load(folder / "metric_goldens.npz", allow_pickle=False) as data:
@@ -159,7 +163,7 @@ def test_mmpose_figures() -> None:
     assert metrics.epe(moved, a["gt3d"], a["mask3d"]) == pytest.approx(golden["mpjpe_procrustes"], rel=1e-12)
 
 
-def test_the_row_of_table_one_on_half_of_its_test_set() -> None:
+def test_the_row_of_table_one_on_half_of_its_test_set(shared_data: Callable[[str], Path]) -> None:
     with np.load(shared_data("data/panoptic_dev_hand21.npz"), allow_pickle=False) as data:
         predicted, truth = data["pred"], data["joints"]
     figures = (
