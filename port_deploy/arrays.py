@@ -110,7 +110,7 @@ def check_output(value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[
     if array.shape != shape or array.dtype != dtype:
         raise InputError(f"expected {name} {dtype} {list(shape)}, got {array.dtype} {list(array.shape)}")
     flags = array.flags
-    if not (flags.c_contiguous and flags.writeable):
+    if not (flags.c_contiguous and flags.writeable and flags.aligned):
         raise InputError(f"expected {name} to be C-contiguous and writable: numpy.empty({shape}, {str(dtype)!r}) is")
     return array
 
@@ -154,7 +154,7 @@ def affine_of_boxes(boxes: Any, batch: int, height: int, width: int, udp: bool) 
         bad = np.flatnonzero(~((size > 0) & np.isfinite(size)).all(1))
     if len(bad):
         rows = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
-        raise InputError(f"expected boxes with x2 > x1 and y2 > y1, got none such in rows {rows}: leave those poses out")
+        raise InputError(f"expected boxes with x2 > x1 and y2 > y1, not so in rows {rows}: leave those out")
     affine = np.zeros((batch, 2, 3), np.float32)
     steps = (width - 1, height - 1) if udp else (width, height)
     affine[:, (0, 1), (0, 1)] = size / steps

@@ -6,7 +6,6 @@ May use: arrays, backends, weights, config, errors, NumPy. Test: tests/test_refi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from port_deploy.backends.base import Backend, HostBuffers
 from port_deploy.backends.select import Choice, open_backend
 from port_deploy.config import CodecName, ModelSpec, RefineMode
 from port_deploy.errors import InputError
+from port_deploy.weights import Model
 
 DECODE_TEMPERATURE = 40.0
 """Default factor on the map inside the softmax of `decode`; the bundled models' own."""
@@ -72,7 +72,7 @@ class Refiner:
     @classmethod
     def load(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | Path | Model,
         device: str = "auto",
         backend: str = "auto",
         threshold: float | None = None,
@@ -82,12 +82,13 @@ class Refiner:
         refine: RefineMode | None = None,
         min_visible: int | None = None,
         max_masked: int | None = None,
-        providers: Sequence[Any] | None = None,
+        **options: Any,
     ) -> Refiner:
         """Load a model or an artefact.
 
         Args:
-            name_or_path: Bundled name (``hand21``), ``.safetensors``, ``.onnx``, ``.ts``, ``.pt2`` or ``.engine``.
+            name_or_path: Bundled name (``hand21``), ``.safetensors``, ``.onnx``, ``.ts``, ``.pt2`` or ``.engine``;
+                or a `Model` in memory.
             device: ``cpu``, ``cuda`` or ``auto``.
             backend: A name (``native-cpu``, ``onnxruntime``, …) or ``auto``: for models native-cuda, then native-cpu.
             threshold: δ: a joint of lower confidence is rebuilt; finite, at least 0. None: the model's calibrated one.
@@ -96,7 +97,8 @@ class Refiner:
             refine: ``masked`` or ``all``: which joints of a refined pose change. None: the model's own.
             min_visible: With fewer visible joints a pose is returned unchanged; at least 2. None: the model's own.
             max_masked: With more masked joints a pose is returned unchanged. None: the model's own.
-            providers: ONNX Runtime's execution providers, as its session takes them.
+            options: For one backend alone: ``providers`` (onnxruntime: execution providers, as its session takes
+                them), ``hint`` (openvino), ``isa`` (native-cpu: ``generic``, ``avx2``, ``avx512``).
 
         Raises:
             InputError: No such model, or an option is unusable.
@@ -105,7 +107,6 @@ class Refiner:
                 used in its place.
         """
         changes = {"refine": refine, "min_visible": min_visible, "max_masked": max_masked}
-        options = {} if providers is None else {"providers": providers}
         given = {k: v for k, v in changes.items() if v is not None}
         loaded, choice = open_backend(name_or_path, backend, device, threads, precision, given, options)
         return cls(loaded, choice, threshold)
@@ -196,9 +197,9 @@ class Refiner:
         if points.dtype != FLOAT32 or scores.dtype != FLOAT32:
             name, dtype = ("joints", points.dtype) if points.dtype != FLOAT32 else ("confidence", scores.dtype)
             raise InputError(f"expected {name} float32, got {dtype}: pass {name}.astype(numpy.float32)")
-        if not points.flags.c_contiguous:
+        if not (points.flags.c_contiguous and points.flags.aligned):
             points = points.copy()
-        if not scores.flags.c_contiguous:
+        if not (scores.flags.c_contiguous and scores.flags.aligned):
             scores = scores.copy()
         buffers, result = _outputs(out, shape[0], count, wrap)
         self._backend.refine(points, scores, delta, buffers)
@@ -256,11 +257,12 @@ def _check_heatmaps(
         raise InputError(f"expected heatmaps [B, {count}, H, W], got {list(shape)}: {hint}")
     if maps.dtype not in (FLOAT32, FLOAT16):
         raise InputError(f"expected heatmaps float32 or float16, got {maps.dtype}: pass .astype(numpy.float32)")
-    if not maps.flags.c_contiguous:
+    flags = maps.flags
+    if not (flags.c_contiguous and flags.aligned):
         size = maps.itemsize
-        readable = strides and maps.strides[3] == size and not any(s % size for s in maps.strides)
-        if not readable:
-            maps = np.ascontiguousarray(maps)
+        in_place = strides and flags.aligned and maps.strides[3] == size and not any(s % size for s in maps.strides)
+        if not in_place:
+            maps = maps.copy()
     return maps, wrap
 
 

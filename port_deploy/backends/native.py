@@ -118,15 +118,24 @@ class NativeBackend:
             raise translate(error) from None
 
 
-def load(model: Model, *, threads: int = 0, device: str = "cpu", precision: str = "fp32") -> NativeBackend:
+def load(
+    model: Model, *, threads: int = 0, device: str = "cpu", precision: str = "fp32", isa: str | None = None
+) -> NativeBackend:
     """The model as a native backend.
+
+    Args:
+        model: Specification and the file's bytes.
+        threads: That compute, the caller included; 0 for one per processor.
+        device: ``cpu``.
+        precision: ``fp32`` or ``bf16`` (of the network's matrix products).
+        isa: ``generic``, ``avx2``, ``avx512``, or None for the best (or PORT_FORCE_ISA).
 
     Raises:
         InputError: An option is out of range.
         ModelFileError: The core finds the bytes unusable.
         BackendUnavailableError: The core is not built, or the processor lacks the precision.
     """
-    return NativeBackend(model, threads, precision)
+    return NativeBackend(model, threads, precision, isa)
 
 
 def decode(
@@ -135,8 +144,6 @@ def decode(
     """The fused decode of [B, N, H, W] into ``out``: joints in heatmap pixels, confidence, mask."""
     module = core()
     try:
-        module.decode(
-            heatmaps, codec, temperature, threshold, out.joints, out.confidence, out.mask, threads=threads
-        )
+        module.decode(heatmaps, codec, temperature, threshold, out.joints, out.confidence, out.mask, threads=threads)
     except module.Error as error:
         raise translate(error) from None

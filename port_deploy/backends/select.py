@@ -7,13 +7,14 @@ May use: backends' registry, weights, config, errors. Test: tests/test_backends.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from port_deploy.backends import ENTRIES, MODEL_SUFFIX, Entry, availability, entries_for, entry, module_of, require
 from port_deploy.backends.base import Backend
 from port_deploy.errors import BackendUnavailableError, InputError
-from port_deploy.weights import bundled_models, load_model, with_changes
+from port_deploy.weights import Model, bundled_models, load_model, with_changes
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -38,11 +39,15 @@ class Choice:
         return f"{self.name} ({self.detail}): {self.reason}"
 
 
-def choose(source: str | Path, backend: str = "auto", device: str = "auto") -> tuple[Entry, str, str]:
+Source = str | Path | Model
+"""Bundled name, file, or a model in memory."""
+
+
+def choose(source: Source, backend: str = "auto", device: str = "auto") -> tuple[Entry, str, str]:
     """Pick the backend for a model or an artefact.
 
     Args:
-        source: Bundled name, ``.safetensors`` file, or artefact.
+        source: Bundled name, ``.safetensors`` file, artefact, or a model in memory.
         backend: A backend's name, or ``auto``.
         device: ``cpu``, ``cuda`` (or ``cuda:1``), or ``auto``.
 
@@ -53,7 +58,10 @@ def choose(source: str | Path, backend: str = "auto", device: str = "auto") -> t
         InputError: Unknown backend, device or suffix, or they do not go together.
         BackendUnavailableError: What was asked for cannot run here; the message holds the remedy.
     """
-    suffix = MODEL_SUFFIX if str(source) in bundled_models() else Path(source).suffix
+    if isinstance(source, Model):
+        source, suffix = source.spec.name, MODEL_SUFFIX
+    else:
+        suffix = MODEL_SUFFIX if str(source) in bundled_models() else Path(source).suffix
     if not isinstance(device, str) or device.split(":")[0] not in DEVICES:
         raise InputError(f"unknown device {device!r}: use {', '.join(DEVICES)}")
     if backend != "auto":
@@ -85,7 +93,9 @@ def _asked_for(wanted: Entry, source: str | Path, suffix: str, device: str) -> t
             made = f"{Path(source).stem}{wanted.suffix}"
             remedy = f"port-export {source} -o . {wanted.flag}, then load {made!r}"
         else:
-            remedy = f"leave backend at auto or use {' or '.join(e.name for e in entries_for(suffix)) or 'another file'}"
+            remedy = (
+                f"leave backend at auto or use {' or '.join(e.name for e in entries_for(suffix)) or 'another file'}"
+            )
         raise InputError(f"backend {wanted.name} runs {wanted.suffix} files, got {str(source)!r}: {remedy}")
     return require(wanted.name), _device_of(wanted, device), "asked for"
 
@@ -95,7 +105,7 @@ def _device_of(which: Entry, device: str) -> str:
 
 
 def open_backend(
-    source: str | Path,
+    source: Source,
     backend: str,
     device: str,
     threads: int,
@@ -106,13 +116,13 @@ def open_backend(
     """Load a model or an artefact into the backend that `choose` picks.
 
     Args:
-        source: Bundled name, ``.safetensors`` file, or artefact.
+        source: Bundled name, ``.safetensors`` file, artefact, or a model in memory.
         backend: A backend's name, or ``auto``.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: That compute, the caller included; 0 for one per processor.
         precision: ``fp32`` or ``bf16``; an artefact carries its own.
         changes: Fields of the specification to change (``refine``, ``min_visible``, ``max_masked``).
-        options: For the backend alone (``providers``).
+        options: For the backend alone (``providers`` of onnxruntime, ``isa`` of native-cpu).
 
     Raises:
         InputError: An option is unusable, or the backend does not take it.
@@ -123,14 +133,15 @@ def open_backend(
         raise InputError(f"expected threads from 0 (one per processor) to 256, got {threads!r}")
     which, where, reason = choose(source, backend, device)
     module = module_of(which)
+    unknown = set(options) - set(signature(module.load).parameters)
+    if unknown:
+        raise InputError(f"backend {which.name} takes no option {', '.join(sorted(unknown))}: leave it out")
     loaded: Backend
-    if which.suffix == MODEL_SUFFIX:
-        if options:
-            raise InputError(f"backend {which.name} takes no option {', '.join(options)}")
-        model = load_model(source)
+    if isinstance(source, Model) or which.suffix == MODEL_SUFFIX:
+        model = source if isinstance(source, Model) else load_model(source)
         if changes:
             model = with_changes(model, **changes)
-        loaded = module.load(model, threads=threads, device=where, precision=precision)
+        loaded = module.load(model, threads=threads, device=where, precision=precision, **options)
     else:
         if changes:
             raise InputError(f"{', '.join(changes)} of an artefact are fixed when it is exported: port-export it anew")

@@ -88,6 +88,14 @@ class TorchBackend:
             )
             return joints.cpu().numpy(), confidence.cpu().numpy(), mask.cpu().numpy()
 
+    def decode(self, heatmaps: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Decode [B, N, H, W] alone: joints [B, N, 2] in heatmap pixels, confidence [B, N]; in the backend's dtype."""
+        import torch
+
+        with torch.inference_mode():
+            joints, confidence = self.line.decode(self._tensor(heatmaps))
+            return joints.cpu().numpy(), confidence.cpu().numpy()
+
     def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
         """As `Backend` says."""
         _fill(out, self.compute(joints, confidence, threshold))
