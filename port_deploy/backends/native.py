@@ -18,15 +18,14 @@ from port_deploy.weights import Model
 
 _core: ModuleType | None
 try:
-    from port_deploy import _core as _built
+    import port_deploy._core as _built
 
-    _core = _built
-    _why_not = ""
+    _core, _why_not = _built, ""
 except ImportError as _error:
     _core, _why_not = None, str(_error)
 
-INSTALL = "pip install . in the source tree (or pip install -e . to work on it)"
-"""What builds the core."""
+INSTALL = "pip install ."
+"""What builds the core, in the source tree."""
 
 
 def core() -> Any:
@@ -36,7 +35,7 @@ def core() -> Any:
         BackendUnavailableError: It is not built; the message holds the command that builds it.
     """
     if _core is None:
-        raise BackendUnavailableError(f"the native core is not built ({_why_not}): {INSTALL}")
+        raise BackendUnavailableError(f"the native core is not built ({_why_not}): {INSTALL} in the source tree")
     return _core
 
 

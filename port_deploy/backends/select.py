@@ -72,17 +72,22 @@ def choose(source: Source, backend: str = "auto", device: str = "auto") -> tuple
         raise InputError(f"no model {str(source)!r}: use one of {', '.join(bundled_models())} or a file of {known}")
     if suffix == MODEL_SUFFIX:
         candidates = tuple(c for c in candidates if c.name.startswith("native-"))
-    refused = []
+    refused: dict[str, list[str]] = {}
     for candidate in candidates:
         if device != "auto" and device.split(":")[0] not in candidate.devices:
             continue
         state = availability(candidate.name)
         if state.available:
-            why = "; ".join(refused) or "the best for this file"
+            why = _refusals(refused) or "the best for this file"
             return candidate, _device_of(candidate, device), f"chosen by auto ({why})"
-        refused.append(f"no {candidate.name}: {state.detail}" + (f", {state.remedy}" if state.remedy else ""))
+        text = state.detail + (f": {state.remedy}" if state.remedy else "")
+        refused.setdefault(text, []).append(candidate.name)
     what = f"{suffix} on device {device!r}" if device != "auto" else suffix
-    raise BackendUnavailableError(f"no backend runs {what} here: {'; '.join(refused) or 'none supports it'}")
+    raise BackendUnavailableError(f"no backend runs {what} here: {_refusals(refused) or 'none supports it'}")
+
+
+def _refusals(refused: dict[str, list[str]]) -> str:
+    return "; ".join(f"no {' or '.join(names)}, {text}" for text, names in refused.items())
 
 
 def _asked_for(wanted: Entry, source: str | Path, suffix: str, device: str) -> tuple[Entry, str, str]:
