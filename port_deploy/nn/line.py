@@ -122,7 +122,9 @@ class PaperFrame(nn.Module):
         axis = scaled[:, self.axis : self.axis + 1]
         length = (axis * axis).sum(-1, keepdim=True).sqrt()
         straight = torch.cat([torch.ones_like(length), torch.zeros_like(length)], -1)
-        turn = torch.where(length > 1e-12, axis / torch.where(length > 1e-12, length, torch.ones_like(length)), straight)
+        turn = torch.where(
+            length > 1e-12, axis / torch.where(length > 1e-12, length, torch.ones_like(length)), straight
+        )
         return self.rotate(scaled, turn[..., :1], -turn[..., 1:]), root, turn
 
     def undo(self, framed: Tensor, unit: Tensor, turn: Tensor) -> Tensor:

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Poses from .npz files, ready for training: matched to the skeleton by name, scaled, split into training and held-out.
+
+A file holds ``joints`` [M, n, 2] (pixels, y down) or ``joints3d`` [M, n, 3] (any unit; y up where the skeleton has
+mirror pairs, as motion capture has it), ``names`` [n], and perhaps ``labelled`` [M, n] and ``visible`` [M, n]; with both
+kinds of joints the 3D ones are used. May use: errors, joint_names, skeleton, NumPy, torch. Test: tests/test_data.py.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from port_deploy.errors import InputError
+from port_deploy.files import sha256
+from port_deploy.joint_names import canonical_name, match_names
+from port_deploy.skeleton import Skeleton
+
+MIN_LABELLED = 4
+"""Poses with fewer labelled joints teach nothing and are left out."""
+
+HELD_OUT_SHARE = 0.05
+"""Part of a source's poses that is held out where no field of it says which."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One ``--data`` option: ``FILE[:WEIGHT[:ignore=joint+joint]]``.
+
+    Attributes:
+        path: The .npz file.
+        weight: Share of the batches, relative to the other files.
+        ignore: Joints whose labels in this file are not used (another definition of the same name).
+    """
+
+    path: Path
+    weight: float = 1.0
+    ignore: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> DataSpec:
+        """Read the option.
+
+        Raises:
+            InputError: It is not of that form.
+        """
+        path, *rest = text.split(":")
+        weight, ignore = 1.0, ()
+        for part in rest:
+            if part.startswith("ignore="):
+                ignore = tuple(canonical_name(n) for n in part.removeprefix("ignore=").split("+"))
+                continue
+            try:
+                weight = float(part)
+            except ValueError:
+                weight = -1.0
+            if not 0 < weight < float("inf"):
+                raise InputError(f"expected --data FILE[:WEIGHT[:ignore=joint+joint]] with a weight > 0, got {text!r}")
+        return cls(Path(path), weight, ignore)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The poses of one file.
+
+    Attributes:
+        name: The file's stem.
+        weight: Share of the batches, relative to the other sources.
+        points: [M, N, 2] (y down) or [M, N, 3] (y up) float32, centred and scaled to a root-mean-square coordinate of 1
+            over the labelled joints, which are the only ones to read.
+        labelled: [M, N] bool.
+        training: Indices of the poses to train on.
+        held_out: Indices of the poses that choose the best checkpoint.
+        facts: What goes into the model's card: file, digest, poses, weight, how it was split.
+    """
+
+    name: str
+    weight: float
+    points: Tensor
+    labelled: Tensor
+    training: Tensor
+    held_out: Tensor
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Every array of an .npz file, read without pickle.
+
+    Raises:
+        InputError: The file is missing, damaged, or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except FileNotFoundError as error:
+        raise InputError(f"no data file {path}: give the path of an .npz file") from error
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read data {path}: expected an .npz file of plain arrays: {error}") from error
+
+
+def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Sequence[float]], seed: int = 0) -> Source:
+    """Read one data file.
+
+    Args:
+        spec: The file, its weight and the joints to ignore.
+        skeleton: Joints to look for.
+        hold_out: Field of the file -> values that are held out, e.g. ``{"subject": (9, 11)}``. A file with none of the
+            fields holds out HELD_OUT_SHARE of its poses, whole sequences where it has ``seq``.
+        seed: Of that choice.
+
+    Raises:
+        InputError: The file cannot be read, its arrays do not fit, or it has no usable pose; the message says which.
+    """
+    arrays = read_arrays(spec.path)
+    joints, names = _joints(spec.path, arrays)
+    index = match_names(names, skeleton)
+    present = index >= 0
+    for i, name in enumerate(skeleton.names):
+        present[i] &= canonical_name(name) not in spec.ignore
+    labelled = np.zeros((len(joints), len(index)), dtype=bool)
+    labelled[:, present] = np.isfinite(joints).all(-1)[:, index[present]]
+    if "labelled" in arrays:
+        labelled[:, present] &= _per_joint(spec.path, arrays, "labelled", joints)[:, index[present]] > 0
+    elif "visible" in arrays:
+        labelled[:, present] &= _per_joint(spec.path, arrays, "visible", joints)[:, index[present]] > 0
+    points = np.where(labelled[..., None], joints[:, np.maximum(index, 0)], 0.0).astype(np.float32)
+    points, usable = _normalise(points, labelled)
+    if not usable.any():
+        raise InputError(
+            f"{spec.path}: no pose with {MIN_LABELLED} labelled joints of skeleton {skeleton.name!r} in it"
+        )
+    held, how = _held_out(arrays, len(joints), hold_out, seed)
+    held, rows = held[usable], np.flatnonzero(usable)
+    if held.all():
+        raise InputError(f"{spec.path}: every pose is held out ({how}): nothing is left to train on")
+    facts = {
+        "file": spec.path.name,
+        "sha256": sha256(spec.path),
+        "poses": int((~held).sum()),
+        "held_out": int(held.sum()),
+        "split": how,
+        "weight": spec.weight,
+        "dimensions": int(points.shape[-1]),
+        **({"ignored_joints": list(spec.ignore)} if spec.ignore else {}),
+    }
+    return Source(
+        name=spec.path.stem,
+        weight=spec.weight,
+        points=torch.from_numpy(points[rows]),
+        labelled=torch.from_numpy(labelled[rows]),
+        training=torch.from_numpy(np.flatnonzero(~held)),
+        held_out=torch.from_numpy(np.flatnonzero(held)),
+        facts=facts,
+    )
+
+
+def _joints(path: Path, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], list[str]]:
+    for key, dimensions in (("joints3d", 3), ("joints", 2)):
+        if key in arrays:
+            joints = arrays[key]
+            if joints.ndim != 3 or joints.shape[2] != dimensions or joints.dtype.kind not in "fiu":
+                raise InputError(
+                    f"{path}: expected {key} [M, n, {dimensions}] of numbers, got {joints.dtype} {list(joints.shape)}"
+                )
+            break
+    else:
+        raise InputError(f"{path}: expected an array joints [M, n, 2] or joints3d [M, n, 3], got {sorted(arrays)}")
+    if "names" not in arrays or arrays["names"].shape != (joints.shape[1],):
+        raise InputError(f"{path}: expected an array names [{joints.shape[1]}], one name for each of its joints")
+    if len(joints) == 0:
+        raise InputError(f"{path}: expected at least one pose, got {key} {list(joints.shape)}")
+    return joints.astype(np.float32), [str(n) for n in arrays["names"]]
+
+
+def _per_joint(path: Path, arrays: Mapping[str, NDArray[Any]], key: str, joints: NDArray[Any]) -> NDArray[Any]:
+    value = arrays[key]
+    if value.shape != joints.shape[:2]:
+        raise InputError(f"{path}: expected {key} {list(joints.shape[:2])}, got {list(value.shape)}")
+    return value
+
+
+def _normalise(points: NDArray[Any], labelled: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Centre and scale [M, N, d] over the labelled joints; and which poses [M] are usable."""
+    weight = labelled[..., None].astype(np.float32)
+    count = weight.sum(1, keepdims=True)
+    centred = (points - (points * weight).sum(1, keepdims=True) / np.maximum(count, 1)) * weight
+    size = np.sqrt((centred**2).sum((1, 2)) / np.maximum(count[:, 0, 0] * points.shape[-1], 1))
+    largest = np.abs(points).max((1, 2))
+    usable = (count[:, 0, 0] >= MIN_LABELLED) & np.isfinite(size) & (size > 1e-5 * largest) & (size > 1e-12)
+    return (centred / np.where(usable, size, 1)[:, None, None]).astype(np.float32), usable
+
+
+def _held_out(
+    arrays: Mapping[str, NDArray[Any]], count: int, hold_out: Mapping[str, Sequence[float]], seed: int
+) -> tuple[NDArray[Any], str]:
+    """Which poses [M] are held out, and how that was decided."""
+    fields = [k for k in hold_out if k in arrays and arrays[k].shape == (count,)]
+    if fields:
+        held = np.zeros(count, dtype=bool)
+        for key in fields:
+            held |= np.isin(arrays[key], list(hold_out[key]))
+        return held, "held out " + ", ".join(f"{k} {'/'.join(f'{v:g}' for v in hold_out[k])}" for k in fields)
+    random = np.random.default_rng(seed)
+    if "seq" in arrays and arrays["seq"].shape == (count,):
+        sequences = np.unique(arrays["seq"])
+        chosen = sequences[random.random(len(sequences)) < HELD_OUT_SHARE]
+        return np.isin(arrays["seq"], chosen), f"held out {HELD_OUT_SHARE:.0%} of the sequences at random"
+    return random.random(count) < HELD_OUT_SHARE, f"held out {HELD_OUT_SHARE:.0%} at random"

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: poses -> simulated detector -> `nn.line.Refine` -> loss; averaging, held-out scores, checkpoints.
+
+Everything random follows from (seed, epoch), so a resumed run answers what an uninterrupted one does.
+May use: config, files, weights, nn.*, torch. Test: tests/test_train.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from port_deploy.config import ModelSpec
+from port_deploy.errors import InputError, PortError
+from port_deploy.files import write_text
+from port_deploy.nn.augment import draw, draw_batch
+from port_deploy.nn.checkpoint import Progress, load_checkpoint, save_checkpoint
+from port_deploy.nn.data import DataSpec, Source, load_source
+from port_deploy.nn.fused import FusedPort
+from port_deploy.nn.line import Refine
+from port_deploy.nn.mjm import (
+    Detection,
+    detector_model,
+    distance_loss,
+    mask_joints,
+    reconstruction_loss,
+    simulate_detector,
+)
+from port_deploy.nn.port import Port
+from port_deploy.weights import save_model
+
+HELD_OUT_POSES = 1024
+"""Most held-out poses of one source that score a checkpoint."""
+
+PIXELS = (25.0, 60.0)
+"""Size (root-mean-square coordinate) in pixels that poses are given before the line; about a 256-pixel crop's."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run does.
+
+    Attributes:
+        data: The files and their weights.
+        hold_out: Field of a file -> values that are held out.
+        seed: Decides initial weights, order, cameras and corruption.
+        epochs: How often ``epoch_poses`` poses are drawn.
+        epoch_poses: Poses in an epoch; 0: as many as there are to train on.
+        batch: Poses in a step.
+        optimiser: ``adam`` or ``adamw``.
+        lr: Learning rate after the warm-up; falls to 0 along a cosine.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm.
+        average: Decay of the weights' moving average, which is what is kept; 0 keeps the weights themselves.
+        loss: ``squared`` (eq. 12) or ``distance``.
+        mask_ratio: Part of the joints that ``paper`` training masks.
+        masked_noise: Location error of masked joints in ``paper`` training, in sizes of the pose.
+        precision: ``fp32``, or ``bf16`` for the encoder's matrix products in training.
+    """
+
+    data: tuple[DataSpec, ...]
+    hold_out: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seed: int = 0
+    epochs: int = 100
+    epoch_poses: int = 0
+    batch: int = 128
+    optimiser: str = "adam"
+    lr: float = 5e-4
+    warmup_steps: int = 1000
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    average: float = 0.0
+    loss: str = "squared"
+    mask_ratio: float = 0.4
+    masked_noise: float = 0.5
+    precision: str = "fp32"
+
+    @classmethod
+    def preset(cls, kind: str, **changes: Any) -> TrainOptions:
+        """The paper's hyperparameters for ``paper``; for ``soft`` those that measured best."""
+        soft: dict[str, Any] = {}
+        if kind == "soft":
+            soft = {"optimiser": "adamw", "lr": 1.5e-3, "weight_decay": 0.01, "average": 0.999, "loss": "distance"}
+        return cls(**(soft | changes))
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as plain JSON values, without the data (`Source.facts` describe those)."""
+        values = asdict(self)
+        del values["data"]
+        values["hold_out"] = {k: list(v) for k, v in self.hold_out.items()}
+        return values
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        spec: The model to be: name, skeleton, network, frame, threshold. ``training`` and ``metrics`` are filled in.
+        options: How it is trained.
+        output: Folder for ``checkpoint.safetensors``, ``<name>.safetensors`` (the best so far) and
+            ``<name>.metrics.json``.
+
+    Raises:
+        InputError: A data file is missing or unusable.
+    """
+
+    def __init__(self, spec: ModelSpec, options: TrainOptions, output: Path) -> None:
+        self.spec, self.options, self.output = spec, options, output
+        self.sources = [load_source(d, spec.skeleton, options.hold_out, options.seed) for d in options.data]
+        if not any(len(s.held_out) for s in self.sources):
+            raise InputError(
+                "no pose is held out: choose --hold-out values that the data have, to judge checkpoints by"
+            )
+        torch.manual_seed(options.seed)
+        self.port = Port(spec.config, spec.skeleton)
+        if self.port.mask_embedding is not None:
+            torch.nn.init.normal_(self.port.mask_embedding, std=0.02)
+        self.average = {k: v.detach().clone() for k, v in self.port.named_parameters()}
+        # Refine is inference's own; only its scale of confidence (0..1) and its reach (all joints, any number masked) differ.
+        self.line_spec = replace(spec, refine="all", fusion=1.0, confidence_divisor=1.0, max_masked=spec.joints)
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        self.line = Refine(self.line_spec, FusedPort(self.port, dtype))  # type: ignore[arg-type]
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        self.optimiser = kinds[options.optimiser](
+            self.port.parameters(), lr=options.lr, weight_decay=options.weight_decay
+        )
+        self.progress = Progress()
+        poses = options.epoch_poses or sum(len(s.training) for s in self.sources)
+        self.epoch_steps = max(1, poses // options.batch)
+        self.total_steps = self.epoch_steps * options.epochs
+        self.detector = detector_model(spec.skeleton)
+        self.trials = self._trials()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that ``resume`` reads."""
+        return self.output / "checkpoint.safetensors"
+
+    @property
+    def model_path(self) -> Path:
+        """The best model so far."""
+        return self.output / f"{self.spec.name}.safetensors"
+
+    def recipe(self) -> dict[str, Any]:
+        """What must be equal for a run to be the same run."""
+        spec = self.spec.to_json()
+        return {"options": self.options.to_json(), "data": [dict(s.facts) for s in self.sources], "model": spec}
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in ``output``."""
+        self.progress = load_checkpoint(self.checkpoint, self.port, self.average, self.optimiser, self._plain_recipe())
+
+    def run(self, report: Callable[[int, int, float], None] | None = None) -> Progress:
+        """Train to the last epoch; every epoch ends with a checkpoint.
+
+        Args:
+            report: Called after each step with step, total steps and loss.
+
+        Raises:
+            PortError: The loss is no longer finite; the last good checkpoint and best model are in ``output``.
+        """
+        while self.progress.epoch < self.options.epochs:
+            entry = self._epoch(self.progress.epoch, report)
+            scores = self.evaluate()
+            entry["held_out"] = scores
+            self.progress.epoch += 1
+            self.progress.history.append(entry)
+            if scores["score"] < self.progress.best_score:
+                self.progress.best_score, self.progress.best_epoch = scores["score"], self.progress.epoch
+                save_model(self.model_path, self._card(scores), {k: v.numpy() for k, v in self.average.items()})
+            save_checkpoint(
+                self.checkpoint, self.port, self.average, self.optimiser, self.progress, self._plain_recipe()
+            )
+            self._write_metrics()
+        return self.progress
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine to 0."""
+        warmup = min(self.options.warmup_steps, self.total_steps // 10)
+        if step < warmup:
+            return self.options.lr * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.total_steps - warmup)
+        return self.options.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+    def losses(self, detection: Detection, joints: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Through the line of inference.
+
+        Args:
+            detection: The simulated detector's answer.
+            joints: [B, N, 2] true joints, size 1.
+            scale: [B, 1, 1] pixels in a size.
+
+        Returns:
+            The loss; refined joints [B, N, 2] in sizes; [B, N] bool, which of them count (refined targets).
+        """
+        refined, changed = self.line(detection.joints * scale, detection.confidence, detection.threshold)
+        refined = refined / scale
+        target = detection.target & changed
+        recon = torch.where(target.unsqueeze(-1), refined, joints)
+        loss = reconstruction_loss if self.options.loss == "squared" else distance_loss
+        return loss(recon, joints, target), refined, target
+
+    def detect(self, joints: Tensor, labelled: Tensor, generator: torch.Generator) -> Detection:
+        """Hide joints the way that this kind of model is trained."""
+        if self.spec.config.input_channels == 3:
+            return simulate_detector(joints, labelled, self.detector, generator)
+        return mask_joints(
+            joints, labelled, self.options.mask_ratio, self.options.masked_noise, self.detector.noise, generator
+        )
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Any]:
+        """Held-out scores of the averaged weights: mean location error in per cent of the pose's size, by source.
+
+        ``score``, their mean over all target joints, weighted as the sources are, chooses the best checkpoint.
+        """
+        kept = {k: v.detach().clone() for k, v in self.port.named_parameters()}
+        self._load(self.average)
+        sources: dict[str, dict[str, float]] = {}
+        for name, (detection, joints) in self.trials.items():
+            scale = torch.full((len(joints), 1, 1), PIXELS[0])
+            _, refined, target = self.losses(detection, joints, scale)
+            mask = ~(detection.confidence >= detection.threshold)
+            found = detection.joints.isfinite().all(-1)
+            before = (detection.joints.nan_to_num() - joints).norm(dim=-1)
+            after = (refined - joints).norm(dim=-1)
+            sources[name] = {
+                "error": _mean(after, target),
+                "error_masked": _mean(after, target & mask),
+                "detector_masked": _mean(before, target & mask & found),
+                "error_visible": _mean(after, target & ~mask),
+                "detector_visible": _mean(before, target & ~mask),
+            }
+        self._load(kept)
+        weights = {s.name: s.weight for s in self.sources}
+        total = sum(weights[n] for n in sources)
+        score = sum(weights[n] * v["error"] for n, v in sources.items()) / total
+        return {"score": score, "sources": sources}
+
+    def _trials(self) -> dict[str, tuple[Detection, Tensor]]:
+        """Held-out poses of each source with their simulated detections: always the same ones."""
+        trials = {}
+        for source in self.sources:
+            if not len(source.held_out):
+                continue
+            generator = torch.Generator().manual_seed(20230)
+            chosen = torch.randperm(len(source.held_out), generator=generator)[:HELD_OUT_POSES]
+            joints, labelled = draw(source, source.held_out[chosen], self.spec.skeleton, generator)
+            detection = self.detect(joints, labelled, generator)
+            if self.spec.config.input_channels == 3:
+                fixed = self.spec.threshold / self.spec.confidence_divisor
+                detection = replace(detection, threshold=torch.full_like(detection.threshold, fixed))
+            trials[source.name] = (detection, joints)
+        return trials
+
+    def _epoch(self, epoch: int, report: Callable[[int, int, float], None] | None) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + epoch)
+        total, start = 0.0, time.perf_counter()
+        for _ in range(self.epoch_steps):
+            joints, labelled = draw_batch(self.sources, self.options.batch, self.spec.skeleton, generator)
+            detection = self.detect(joints, labelled, generator)
+            scale = PIXELS[0] + (PIXELS[1] - PIXELS[0]) * torch.rand(len(joints), 1, 1, generator=generator)
+            loss, _, _ = self.losses(detection, joints, scale)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise PortError(
+                    f"training diverged in epoch {epoch + 1}: the loss is {value}: start again with a lower --lr "
+                    f"(the last good checkpoint and model are in {self.output})"
+                )
+            rate = self.learning_rate(self.progress.step)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.port.parameters(), self.options.clip)
+            self.optimiser.step()
+            self.progress.step += 1
+            self._move_average()
+            total += value
+            if report:
+                report(self.progress.step, self.total_steps, value)
+        seconds = time.perf_counter() - start
+        return {"epoch": epoch + 1, "loss": total / self.epoch_steps, "lr": rate, "seconds": round(seconds, 1)}
+
+    def _move_average(self) -> None:
+        decay = min(self.options.average, (1 + self.progress.step) / (10 + self.progress.step))
+        with torch.no_grad():
+            for name, parameter in self.port.named_parameters():
+                self.average[name].lerp_(parameter, 1.0 - decay)
+
+    def _load(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.port.named_parameters():
+            parameter.copy_(values[name])
+
+    def _plain_recipe(self) -> dict[str, Any]:
+        plain: dict[str, Any] = json.loads(json.dumps(self.recipe()))
+        return plain
+
+    def _card(self, scores: Mapping[str, Any]) -> ModelSpec:
+        """The specification that goes into the model file."""
+        training = {
+            "data": [dict(s.facts) for s in self.sources],
+            "options": self.options.to_json(),
+            "epochs_done": self.progress.epoch,
+            "poses_seen": self.progress.step * self.options.batch,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        return replace(self.spec, training=training, metrics={"held_out": dict(scores)} | dict(self.spec.metrics))
+
+    def _write_metrics(self) -> None:
+        best = self.progress.history[self.progress.best_epoch - 1] if self.progress.best_epoch else None
+        facts = {"model": self.spec.name, "best": best, "epochs": self.options.epochs} | self.recipe()
+        text = json.dumps({**facts, "history": self.progress.history}, indent=1)
+        write_text(self.output / f"{self.spec.name}.metrics.json", text + "\n")
+
+
+def _mean(values: Tensor, where: Tensor) -> float:
+    """Mean in per cent over the joints ``where``; 0 where there are none."""
+    return round(float(values[where].mean()) * 100, 3) if bool(where.any()) else 0.0
