@@ -9,8 +9,7 @@ Test: tests/test_evaluate.py.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +63,7 @@ class Evaluation:
         refined: Figures after.
         threshold: δ that masked.
         masked_fraction: Share of the scored joints below δ.
-        samples: Poses.
+        samples: Poses with at least one joint scored; the others of the file are left out everywhere.
         scored: Joints scored.
         left_alone: Poses returned unchanged by the rules for too few visible or too many masked joints.
         nearer: Share of the scored joints that changed and ended nearer to their label.
@@ -98,18 +97,10 @@ class Evaluation:
     mask: NDArray[np.bool_]
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as plain JSON values; null where nothing can be scored."""
-        values = {
-            "detector": asdict(self.detector),
-            "refined": asdict(self.refined),
-            **{
-                name: getattr(self, name)
-                for name in ("threshold", "masked_fraction", "samples", "scored", "left_alone", "nearer")
-            },
-            **{name: getattr(self, name) for name in ("missing", "missing_epe", "pck_limit", "pck_of")},
-        }
-        cleaned: dict[str, Any] = _without_nan(values)
-        return cleaned
+        """The figures as plain values; NaN where nothing can be scored."""
+        arrays = ("errors_before", "errors_after", "low", "confidence", "mask")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
+        return {**values, "detector": asdict(self.detector), "refined": asdict(self.refined)}
 
 
 def evaluate(
@@ -125,25 +116,26 @@ def evaluate(
         pck_limit: The fraction, or pixels; absent: PCK_FRACTION, or 10 pixels.
 
     Raises:
-        InputError: The file has no poses, no labels that can be scored, or not the size that was asked for.
+        InputError: Nothing in the file can be scored, or it has not the size that was asked for.
     """
-    truth, detected, confidence = predictions.joints, predictions.detected, predictions.confidence
-    if not len(truth):
-        raise InputError(f"{predictions.source} holds no poses: nothing to evaluate")
-    if truth.shape[1] != refiner.model.joints:
-        raise InputError(f"expected {refiner.model.joints} joints of {refiner.model.name!r}, got {truth.shape[1]}")
+    if predictions.joints.shape[1] != refiner.model.joints:
+        raise InputError(
+            f"expected {refiner.model.joints} joints of {refiner.model.name!r}, got {predictions.joints.shape[1]}"
+        )
+    given: NDArray[np.bool_] = np.asarray((np.abs(predictions.detected) <= MAX_COORDINATE).all(-1), np.bool_)
+    use: NDArray[np.bool_] = np.asarray((predictions.labelled & given).any(1), np.bool_)
+    if not use.any():
+        raise InputError(f"{predictions.source} has no joint with both a label and a prediction: nothing to score")
+    truth, detected, confidence = predictions.joints[use], predictions.detected[use], predictions.confidence[use]
+    labelled, given = predictions.labelled[use], given[use]
     refined, mask = np.empty_like(detected), np.empty(confidence.shape, np.bool_)
     for start in range(0, len(truth), BATCH):
         part = slice(start, start + BATCH)
         result = refiner.refine(detected[part], confidence[part])
         refined[part], mask[part] = result.joints, result.mask
-    given = (np.abs(detected) <= MAX_COORDINATE).all(-1)
     low = np.asarray(~(confidence >= refiner.threshold) | ~given, np.bool_)
-    usable = np.isfinite(refined).all(-1)
-    scored = predictions.labelled & given & usable
-    if not scored.any():
-        raise InputError(f"{predictions.source} has no joint with both a label and a prediction: nothing to score")
-    of, limit, size = _pck_size(predictions, pck_of, pck_limit)
+    scored = labelled & given & np.isfinite(refined).all(-1)
+    of, limit, size = _pck_size(predictions, use, pck_of, pck_limit)
     root = refiner.model.skeleton.root
 
     def side(joints: NDArray[Any]) -> tuple[Scores, NDArray[np.float64]]:
@@ -165,7 +157,7 @@ def evaluate(
     before, errors_before = side(detected)
     after, errors_after = side(refined)
     changed = scored & mask
-    lost = predictions.labelled & ~given
+    lost = labelled & ~given
     return Evaluation(
         detector=before,
         refined=after,
@@ -187,17 +179,13 @@ def evaluate(
     )
 
 
-def _pck_size(predictions: Predictions, of: str | None, limit: float | None) -> tuple[str, float, Any]:
+def _pck_size(
+    predictions: Predictions, use: NDArray[np.bool_], of: str | None, limit: float | None
+) -> tuple[str, float, Any]:
     if of is None:
         of = next(iter(predictions.sizes))
     if of == "px":
         return of, 10.0 if limit is None else limit, 1.0
     if of not in predictions.sizes:
         raise InputError(f"{predictions.source} has no {of} size: use one of {', '.join(predictions.sizes)}, px")
-    return of, PCK_FRACTION[of] if limit is None else limit, predictions.sizes[of]
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return of, PCK_FRACTION[of] if limit is None else limit, predictions.sizes[of][use]

@@ -3,7 +3,8 @@
 
 The file: ``joints`` [B, M, 2] labels and ``pred`` [B, M, 2] in pixels, ``conf`` [B, M]; where present ``names`` [M],
 ``labelled`` or ``visible`` [B, M] (0: no label), and sizes for PCK: ``bbox`` [B, 4] (x, y, width, height),
-``head_size`` [B], ``image_size`` or ``imsize`` [B, 2]. Never pickled objects. May use: errors, joint_names, skeleton,
+``head_size`` [B], ``image_size`` or ``imsize`` [B, 2]. Never pickled objects. A prediction is none where it is not
+finite, or (0, 0) with confidence 0, as OpenPose writes it. May use: errors, joint_names, skeleton,
 NumPy. Test: tests/test_evaluate.py.
 """
 
@@ -89,6 +90,8 @@ def load_predictions(
     if flag is not None:
         labelled = np.asarray(_array(arrays, flag, source, (batch, count)) > 0, np.bool_)
     index = _order(arrays, skeleton, count, source)
+    none = (detected == 0).all(-1) & (confidence == 0)
+    detected = np.where(none[..., None], np.nan, detected)
     known = index >= 0
 
     def ordered(array: NDArray[Any], fill: float) -> NDArray[Any]:

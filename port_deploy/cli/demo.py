@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""port-demo: from real detector heatmaps to repaired joints, a picture and an exported engine, in one command.
+
+May use: demo, picture, refiner, cli.export (the same code as port-export), cli.common. Test: tests/test_demo.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from port_deploy.cli.common import Parser, print_json, run, table
+from port_deploy.demo import PATCH_PX, Case, latency_us, load_sample, run_cases
+from port_deploy.errors import BackendUnavailableError, InputError
+from port_deploy.info import gpus, processor_name
+from port_deploy.picture import draw_before_after
+from port_deploy.refiner import Refiner
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+PICTURE = "before_after.png"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of port-demo."""
+    return run(_command, argv)
+
+
+def parser() -> ArgumentParser:
+    """The options."""
+    options = Parser(
+        prog="port-demo",
+        description="Repair the hidden joints of two photographs, draw them, and export the model. "
+        "Exit code 1 where a hidden joint did not end nearer to its place.",
+    )
+    options.add_argument("-o", "--output", default="out/demo", metavar="DIR", help="folder for picture and artefacts")
+    options.add_argument("--model", default="mpii16", help="bundled name or .safetensors")
+    options.add_argument("--backend", default="auto", help="native-cpu, torch, …")
+    options.add_argument("--no-picture", action="store_true", help="draw nothing")
+    options.add_argument("--no-export", action="store_true", help="export nothing")
+    options.add_argument("--json", action="store_true", help="one JSON object on standard output, the rest on error")
+    return options
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    if not options.json:
+        return _demo(options)[0]
+    with redirect_stdout(sys.stderr):
+        code, facts = _demo(options)
+    print_json(facts)
+    return code
+
+
+def _demo(options: Any) -> tuple[int, dict[str, Any]]:
+    output = Path(options.output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file: choose a folder with -o")
+    refiner = Refiner.load(options.model, backend=options.backend)
+    decoder = Refiner.load(options.model, backend=options.backend, threshold=0.0, refine="masked")
+    spec = refiner.model
+    sample = load_sample(spec.skeleton)
+    cases = run_cases(sample, refiner, decoder)
+    latency = latency_us(refiner, sample)
+
+    print(f"Real heatmaps of two photographs; in each, a {PATCH_PX}-pixel patch hides one joint from the detector.")
+    print(
+        f"model {spec.name} ({spec.licence}), δ = {refiner.threshold:g}, refine {spec.refine}, on {refiner.backend}\n"
+    )
+    header = ("photograph", "hidden joint", "confidence", "off before, px", "off after, px", "rebuilt joints")
+    print(table([_row(case) for case in cases], header))
+    print(f"\nheatmaps to refined joints, one person: {latency:.0f} µs median on {processor_name()}")
+
+    facts: dict[str, Any] = {
+        "model": spec.name,
+        "backend": refiner.backend.name,
+        "threshold": refiner.threshold,
+        "latency_us": latency,
+        "cases": [case.to_json() for case in cases],
+    }
+    failed = [case for case in cases if not case.after_px < case.before_px]
+    for case in failed:
+        print(f"FAILED: the {case.joint} of {case.photo} did not end nearer to its place", file=sys.stderr)
+    code = 1 if failed else 0
+    missing = None
+    if not options.no_picture:
+        try:
+            draw_before_after(cases, output / PICTURE)
+            print(f"picture: {output / PICTURE}")
+            facts["picture"] = str(output / PICTURE)
+        except BackendUnavailableError as error:
+            missing = error  # the rest of the demo still runs; the command then ends with the remedy
+    if not options.no_export:
+        exported = _export(options.model, output)
+        facts["export_exit_code"] = exported
+        code = code or exported
+    if missing is not None:
+        raise missing
+    return code, facts
+
+
+def _row(case: Case) -> tuple[str, ...]:
+    confidence = f"{case.truth_confidence[case.hidden]:.2f} → {case.confidence[case.hidden]:.2f}"
+    return (
+        case.photo,
+        case.joint,
+        confidence,
+        f"{case.before_px:.1f}",
+        f"{case.after_px:.1f}",
+        ", ".join(case.masked) or "none",
+    )
+
+
+def _export(model: str, output: Path) -> int:
+    """What ``port-export MODEL --trt -o DIR`` does, with a word on what came of it."""
+    from port_deploy.cli.export import main as export  # needs PyTorch, which decoding and refining do not
+
+    where = "TensorRT" if gpus() else "TensorRT-RTX, which builds engines on a machine without a GPU"
+    print(f"\nport-export {model} --trt -o {output}   ({where})", flush=True)
+    code = export([model, "--trt", "-o", str(output)])
+    if code == 0:
+        print(
+            f"The engine and its sidecar lie in {output}. On a machine with a GPU that it was built for:\n"
+            f'    port_deploy.Refiner.load("{output / Path(model).stem}.engine")'
+        )
+    else:
+        print(f"the export ended with exit code {code}: its message above says why", file=sys.stderr)
+    return code

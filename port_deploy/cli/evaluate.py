@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""port-eval: a detector's predictions before and after PORT.
+
+May use: evaluate, predictions, curves, refiner, errors, cli.common. Test: tests/test_evaluate.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from port_deploy import metrics
+from port_deploy.cli.common import Parser, print_json, run, table
+from port_deploy.curves import draw_curves
+from port_deploy.errors import InputError
+from port_deploy.evaluate import Evaluation, evaluate
+from port_deploy.predictions import SIZES, load_predictions
+from port_deploy.refiner import Refiner
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+FILE_HELP = (
+    "The file holds joints (labels) and pred, [B, M, 2] in pixels, and conf [B, M]. Where present, names [M] match "
+    "joints by name, labelled or visible [B, M] says which labels count, and bbox [B, 4] (x, y, width, height), head_size [B] "
+    "or image_size [B, 2] give PCK its unit."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of port-eval."""
+    return run(_command, argv)
+
+
+def parser() -> ArgumentParser:
+    """The options."""
+    options = Parser(
+        prog="port-eval", description="Score a detector's predictions before and after PORT.", epilog=FILE_HELP
+    )
+    options.add_argument("file", metavar="FILE.npz", help="predictions with labels")
+    options.add_argument("--model", required=True, help="bundled name, .safetensors, or an exported artefact")
+    options.add_argument("--threshold", type=float, help="δ: joints of lower confidence are rebuilt; else the model's")
+    options.add_argument("--refine", choices=("masked", "all"), help="joints that change; else the model's")
+    options.add_argument("--backend", default="auto", help="native-cpu, torch, onnxruntime, …")
+    options.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    options.add_argument("--threads", type=int, default=0, help="0: one per processor")
+    options.add_argument("--pred", default="pred", metavar="ARRAY", help="array of the predictions")
+    options.add_argument("--conf", default="conf", metavar="ARRAY", help="array of the confidence")
+    options.add_argument("--conf-constant", type=float, metavar="X", help="confidence of every joint, if there is none")
+    options.add_argument("--pck", type=float, metavar="LIMIT", help="fraction of the size below, or pixels")
+    options.add_argument("--pck-of", choices=(*SIZES, "px"), help="what --pck is a fraction of; else what FILE has")
+    options.add_argument("--joints", action="store_true", help="also the error of each joint")
+    options.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    options.add_argument("--plot", metavar="PICTURE", help="write the error by confidence and by masked joints")
+    return options
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    for name in ("conf_constant", "pck"):
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise InputError(f"expected --{name.replace('_', '-')} to be a finite number of at least 0, got {value!r}")
+    refiner = Refiner.load(
+        options.model,
+        device=options.device,
+        backend=options.backend,
+        threshold=options.threshold,
+        threads=options.threads,
+        refine=options.refine,
+    )
+    spec = refiner.model
+    predictions = load_predictions(options.file, spec.skeleton, options.pred, options.conf, options.conf_constant)
+    result = evaluate(refiner, predictions, options.pck_of, options.pck)
+    title = f"{options.file} · {spec.name} ({spec.refine}) · δ = {result.threshold:g}"
+    if options.plot:
+        draw_curves(result, options.plot, title)
+    if options.json:
+        named = {"file": options.file, "model": spec.name, "refine": spec.refine, "backend": refiner.backend.name}
+        print_json(
+            {**named, **result.to_json(), "absent": predictions.absent, "joints": _joints(result, spec.skeleton.names)}
+        )
+        return 0
+    print(f"{options.file} · model {spec.name}, refine {spec.refine}, on {refiner.backend}")
+    source = "from the command line" if options.threshold is not None else spec.threshold_source
+    print(
+        f"{result.samples:,} poses, {result.scored:,} joints scored; δ = {result.threshold:g} ({source}): "
+        f"{result.masked_fraction:.1%} of them below it; {result.left_alone:,} poses left alone by the model's rules"
+    )
+    if predictions.absent:
+        print(f"not in the file, given as missing and not scored: {', '.join(predictions.absent)}")
+    print("\n" + _figures(result, spec.skeleton.names[spec.skeleton.root]))
+    if not math.isnan(result.nearer):
+        print(f"\nof the joints that changed, {result.nearer:.1%} ended nearer to their label")
+    if result.missing:
+        print(
+            f"{result.missing:,} joints that the detector gave no position for: rebuilt {result.missing_epe:.2f} px off"
+        )
+    if options.joints:
+        print("\n" + _joint_table(result, spec.skeleton.names))
+    if options.plot:
+        print(f"\nplot: {options.plot}")
+    return 0
+
+
+def _figures(result: Evaluation, root: str) -> str:
+    unit = "px" if result.pck_of == "px" else f" {result.pck_of}"
+    labels = {
+        "epe_root": f"EPE, relative to {root}",
+        "epe": "EPE",
+        "p_epe": "P-EPE",
+        "p_epe_paper": "P-EPE, the paper's way",
+        "epe_masked": "EPE, joints below δ",
+        "epe_untouched": "EPE, the other joints",
+        "pck": f"PCK@{result.pck_limit:g}{unit}, %",
+        "auc": f"AUC to {result.pck_limit:g}{unit}, %",
+    }
+    rows = []
+    for name, label in labels.items():
+        scale = 100 if name in ("pck", "auc") else 1
+        before, after = (scale * getattr(side, name) for side in (result.detector, result.refined))
+        rows.append((label, _number(before), _number(after), _number(after - before, "+.2f")))
+    return table(rows, ("px unless said otherwise", "detector", "+ PORT", "change"))
+
+
+def _joints(result: Evaluation, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "detector": metrics.mean(result.errors_before[:, j]),
+            "refined": metrics.mean(result.errors_after[:, j]),
+            "scored": int(np.isfinite(result.errors_before[:, j]).sum()),
+        }
+        for j, name in enumerate(names)
+    }
+
+
+def _joint_table(result: Evaluation, names: Sequence[str]) -> str:
+    rows = [
+        (
+            name,
+            int(v["scored"]),
+            _number(v["detector"]),
+            _number(v["refined"]),
+            _number(v["refined"] - v["detector"], "+.2f"),
+        )
+        for name, v in _joints(result, names).items()
+        if v["scored"]
+    ]
+    return table(rows, ("EPE, px", "scored", "detector", "+ PORT", "change"))
+
+
+def _number(value: float, form: str = ".2f") -> str:
+    return "–" if math.isnan(value) else format(value, form)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""port-info: what is installed, what is missing, and the command that mends it.
+
+May use: info, cli.common. Test: tests/test_info.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from port_deploy.cli.common import Parser, print_json, run, table
+from port_deploy.info import collect
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of port-info."""
+    return run(_command, argv)
+
+
+def parser() -> ArgumentParser:
+    """The options."""
+    options = Parser(prog="port-info", description="Version, build, backends, GPUs and bundled models.")
+    options.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    return options
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    options = parser().parse_args(argv)
+    facts = collect()
+    if options.json:
+        print_json(facts)
+        return 0
+    processor = facts["processor"]
+    print(f"port-deploy {facts['version']} · Python {facts['python']} · {facts['system']}")
+    print(f"processor: {processor['name']}, {processor['cores']} cores")
+    print("GPUs: " + ("; ".join(", ".join(g.values()) for g in facts["gpus"]) or "none (no NVIDIA driver answers)"))
+    print("native core: " + _native(facts["native"]))
+    print("\n" + table([_backend(b) for b in facts["backends"]], ("backend", "", "what there is, or what mends it")))
+    print()
+    if facts["models"]:
+        print(
+            table([_model(m) for m in facts["models"]], ("model", "skeleton", "kind", "size", "parameters", "licence"))
+        )
+        for model in facts["models"]:
+            if figures := headline(model.get("metrics", {})):
+                print(f"{model['name']}: {figures}")
+    else:
+        print("models: none in this installation; port-train makes one")
+    print("\nlibraries: " + ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()))
+    return 0
+
+
+def headline(metrics: Any) -> str:
+    """The numbers and short texts of a model's metrics on one line, nested names joined by a space."""
+    parts: list[str] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix} {key}".strip(), inner)
+        elif isinstance(value, bool) or value is None or isinstance(value, (list, tuple)):
+            return
+        else:
+            parts.append(f"{prefix} {value:.4g}" if isinstance(value, float) else f"{prefix} {value}")
+
+    walk("", metrics)
+    return ", ".join(parts[:12])
+
+
+def _native(native: dict[str, Any]) -> str:
+    return native["error"] if "error" in native else ", ".join(f"{k} {_text(v)}" for k, v in native.items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{k} {_text(v)}" for k, v in value.items()) + ")"
+    if isinstance(value, (list, tuple)):
+        return "/".join(map(str, value))
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _backend(backend: dict[str, Any]) -> tuple[str, str, str]:
+    remedy = f" → {backend['remedy']}" if backend["remedy"] else ""
+    return backend["name"], "yes" if backend["available"] else "no", backend["detail"] + remedy
+
+
+def _model(model: dict[str, Any]) -> tuple[str, ...]:
+    if "error" in model:
+        return model["name"], "–", "–", "–", "–", model["error"]
+    size = f"{model['size_bytes'] / 1e6:.2f} MB"
+    return model["name"], model["skeleton"], model["kind"], size, f"{model['parameters']:,}", model["licence"]
