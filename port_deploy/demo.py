@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SAMPLE = "demo_heatmaps.npz"
 PATCH_PX = 80
 """Side of the square that was painted over the hidden joint, photograph pixels."""
+SEEN = 0.1
+"""A joint of lower confidence on the unpatched photograph lies outside it."""
 TIMED_CALLS = 300
 
 
@@ -56,7 +58,7 @@ class Case:
         detected: What it sees on the patched one.
         refined: The same after PORT.
         confidence: [N], on the patched photograph.
-        mask: [N] bool, the joints that were rebuilt.
+        mask: [N] bool, the joints of confidence below δ in a pose that was refined: they were rebuilt.
         names: The skeleton's joint names.
         bones: Its bones.
     """
@@ -84,9 +86,21 @@ class Case:
         return float(np.linalg.norm(self.refined[self.hidden] - self.truth[self.hidden]))
 
     @property
+    def seen(self) -> NDArray[np.bool_]:
+        """[N] bool: the detector finds the joint on the unpatched photograph; the others lie outside it."""
+        return np.asarray(self.truth_confidence >= SEEN)
+
+    @property
     def masked(self) -> tuple[str, ...]:
-        """Names of the rebuilt joints, in words."""
-        return tuple(in_words(name) for name, rebuilt in zip(self.names, self.mask, strict=True) if rebuilt)
+        """Names of the masked joints, in words."""
+        return tuple(in_words(name) for name, masked in zip(self.names, self.mask, strict=True) if masked)
+
+    def masked_in_words(self) -> str:
+        """Names of the masked joints that lie in the photograph, and how many lie outside it."""
+        inside = [n for n, name in enumerate(self.names) if self.mask[n] and self.seen[n]]
+        outside = int((self.mask & ~self.seen).sum())
+        words = [in_words(self.names[n]) for n in inside]
+        return ", ".join(words + [f"{outside} outside the photo"] * bool(outside)) or "none"
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain JSON values."""
@@ -154,7 +168,7 @@ def run_cases(sample: Sample, refiner: Refiner, decoder: Refiner) -> list[Case]:
                 detected=np.array(seen.joints[run]),
                 refined=np.array(out.joints[run]),
                 confidence=np.array(out.confidence[run]),
-                mask=np.array(out.mask[run]),
+                mask=np.asarray(np.array(out.mask[run]) & ~(np.array(out.confidence[run]) >= refiner.threshold)),
                 names=spec.skeleton.names,
                 bones=spec.skeleton.bones,
             )

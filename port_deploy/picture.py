@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 INK, MUTED, EDGE = "#111827", "#6b7280", "#0b1220"
 REBUILT, WRONG = "#34d399", "#b91c1c"
-SEEN = 0.1
-"""A joint of lower confidence on the unpatched photograph lies outside it, and is not drawn."""
 WIDTH_IN, MARGIN_IN, GAP_IN, TITLE_IN, LEGEND_IN = 10.4, 0.1, 0.12, 0.62, 0.62
 PANEL_IN = (WIDTH_IN - 2 * MARGIN_IN - GAP_IN) / 2
 TITLES = (("Detector", "one joint hidden by a patch"), ("Detector + PORT", "rebuilt from the other joints"))
@@ -85,7 +83,7 @@ def _panel(axes: Axes, case: Case, photo: NDArray[np.uint8], refined: bool) -> N
     axes.add_patch(Rectangle(corner, PATCH_PX, PATCH_PX, facecolor=(1, 1, 1, 0.16), edgecolor="none", **style))
     axes.add_patch(Rectangle(corner, PATCH_PX, PATCH_PX, fill=False, hatch="////", edgecolor=(1, 1, 1, 0.75), **style))
     joints = (case.refined if refined else case.detected).astype(np.float64)
-    shown = case.truth_confidence >= SEEN
+    shown = case.seen
     _skeleton(axes, case, joints, shown, refined)
     where = joints[case.hidden]
     axes.plot(*np.stack([where, right], 1), color="white", linewidth=2.2, linestyle=(0, (1.2, 1.6)), zorder=7)

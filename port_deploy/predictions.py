@@ -112,10 +112,15 @@ def load_predictions(
 
 def _read(source: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(source, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise InputError(f"{source} holds one array: expected an .npz with joints, pred and conf")
-            return {name: file[name] for name in file.files}
+        opened = np.load(source, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            raise InputError(f"{source} holds one array: expected an .npz with joints, pred and conf")
+        with opened as file:
+            arrays = {name: file[name] for name in file.files}
+        foreign = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+        if foreign is not None:
+            raise InputError(f"{source}: {foreign!r} is no array: write the file with numpy.savez")
+        return arrays
     except InputError:
         raise
     except OSError as error:

@@ -67,11 +67,11 @@ def _demo(options: Any) -> tuple[int, dict[str, Any]]:
     cases = run_cases(sample, refiner, decoder)
     latency = latency_us(refiner, sample)
 
-    print(f"Real heatmaps of two photographs; in each, a {PATCH_PX}-pixel patch hides one joint from the detector.")
+    print(f"Real heatmaps of two photographs; in each, an {PATCH_PX}-pixel patch hides one joint from the detector.")
     print(
         f"model {spec.name} ({spec.licence}), δ = {refiner.threshold:g}, refine {spec.refine}, on {refiner.backend}\n"
     )
-    header = ("photograph", "hidden joint", "confidence", "off before, px", "off after, px", "rebuilt joints")
+    header = ("photograph", "hidden joint", "confidence", "off before, px", "off after, px", "masked and rebuilt")
     print(table([_row(case) for case in cases], header))
     print(f"\nheatmaps to refined joints, one person: {latency:.0f} µs median on {processor_name()}")
 
@@ -111,7 +111,7 @@ def _row(case: Case) -> tuple[str, ...]:
         confidence,
         f"{case.before_px:.1f}",
         f"{case.after_px:.1f}",
-        ", ".join(case.masked) or "none",
+        case.masked_in_words(),
     )
 
 
@@ -121,7 +121,7 @@ def _export(model: str, output: Path) -> int:
 
     where = "TensorRT" if gpus() else "TensorRT-RTX, which builds engines on a machine without a GPU"
     print(f"\nport-export {model} --trt -o {output}   ({where})", flush=True)
-    code = export([model, "--trt", "-o", str(output)])
+    code: int = export([model, "--trt", "-o", str(output)])
     if code == 0:
         print(
             f"The engine and its sidecar lie in {output}. On a machine with a GPU that it was built for:\n"

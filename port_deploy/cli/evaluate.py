@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FILE_HELP = (
     "The file holds joints (labels) and pred, [B, M, 2] in pixels, and conf [B, M]. Where present, names [M] match "
-    "joints by name, labelled or visible [B, M] says which labels count, and bbox [B, 4] (x, y, width, height), head_size [B] "
-    "or image_size [B, 2] give PCK its unit."
+    "joints by name, labelled or visible [B, M] says which labels count, and bbox [B, 4] (x, y, width, height), "
+    "head_size [B] or image_size [B, 2] give PCK its unit."
 )
 
 
