@@ -13,6 +13,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <string>
 #include <utility>
 
 namespace port {
@@ -21,140 +22,13 @@ namespace {
 
 constexpr double kLog2e = 1.4426950408889634;
 
-Dense dense(const Tensor& tensor, int rows, int cols, std::size_t offset = 0) {
+Dense dense(const Tensor& tensor, int rows, int cols) {
   Dense m(rows, cols);
-  for (std::size_t i = 0; i < m.values.size(); ++i) m.values[i] = tensor.values[offset + i];
+  m.values.assign(tensor.values.begin(), tensor.values.end());
   return m;
 }
 
 std::vector<double> vector_of(const Tensor& tensor) { return {tensor.values.begin(), tensor.values.end()}; }
-
-// Inverse by Gauss-Jordan with row pivoting; false if singular.
-bool invert(Dense a, Dense* inverse) {
-  const int n = a.rows;
-  Dense b(n, n);
-  for (int i = 0; i < n; ++i) b(i, i) = 1.0;
-  for (int c = 0; c < n; ++c) {
-    int best = c;
-    for (int r = c + 1; r < n; ++r) {
-      if (std::fabs(a(r, c)) > std::fabs(a(best, c))) best = r;
-    }
-    if (!(std::fabs(a(best, c)) > 0.0)) return false;
-    for (int k = 0; k < n; ++k) {
-      std::swap(a(c, k), a(best, k));
-      std::swap(b(c, k), b(best, k));
-    }
-    const double scale = 1.0 / a(c, c);
-    for (int k = 0; k < n; ++k) a(c, k) *= scale, b(c, k) *= scale;
-    for (int r = 0; r < n; ++r) {
-      const double factor = a(r, c);
-      if (r == c || factor == 0.0) continue;
-      for (int k = 0; k < n; ++k) a(r, k) -= factor * a(c, k), b(r, k) -= factor * b(c, k);
-    }
-  }
-  *inverse = std::move(b);
-  return true;
-}
-
-// The first rows S: those of the pivots of Gaussian elimination with full pivoting.
-bool pivot_rows(Dense a, int candidates, std::vector<int>* rows) {
-  std::vector<bool> taken(a.rows, false);
-  double first = 0.0;
-  for (int step = 0; step < a.cols; ++step) {
-    int row = -1, col = -1;
-    double best = 0.0;
-    for (int r = 0; r < candidates; ++r) {
-      for (int c = 0; c < a.cols && !taken[r]; ++c) {
-        if (std::fabs(a(r, c)) > best) best = std::fabs(a(r, c)), row = r, col = c;
-      }
-    }
-    if (step == 0) first = best;
-    if (!(best > 1e-9 * first)) return false;
-    taken[row] = true;
-    rows->push_back(row);
-    for (int r = 0; r < candidates; ++r) {
-      if (taken[r]) continue;
-      const double factor = a(r, col) / a(row, col);
-      for (int c = 0; c < a.cols; ++c) a(r, c) -= factor * a(row, c);
-      a(r, col) = 0.0;
-    }
-  }
-  return true;
-}
-
-Dense rows_of(const Dense& a, const std::vector<int>& rows) {
-  Dense m(static_cast<int>(rows.size()), a.cols);
-  for (int r = 0; r < m.rows; ++r) {
-    for (int c = 0; c < a.cols; ++c) m(r, c) = a(rows[r], c);
-  }
-  return m;
-}
-
-}  // namespace
-
-Dense multiply(const Dense& a, const Dense& b) {
-  Dense m(a.rows, b.cols);
-  for (int i = 0; i < a.rows; ++i) {
-    for (int k = 0; k < a.cols; ++k) {
-      const double x = a(i, k);
-      if (x == 0.0) continue;
-      const double* from = &b.values[static_cast<std::size_t>(k) * b.cols];
-      double* to = &m.values[static_cast<std::size_t>(i) * b.cols];
-      for (int j = 0; j < b.cols; ++j) to[j] += x * from[j];
-    }
-  }
-  return m;
-}
-
-Dense transposed(const Dense& a) {
-  Dense m(a.cols, a.rows);
-  for (int i = 0; i < a.rows; ++i) {
-    for (int j = 0; j < a.cols; ++j) m(j, i) = a(i, j);
-  }
-  return m;
-}
-
-bool choose_gauge(const Dense& w, int candidates, std::vector<int>* select, std::vector<int>* rest, Dense* gauge) {
-  const int r = w.cols;
-  select->clear();
-  rest->clear();
-  if (candidates < r || !pivot_rows(w, candidates, select)) return false;
-  Dense inverse;
-  if (!invert(rows_of(w, *select), &inverse)) return false;
-  Dense g = multiply(w, inverse);  // [n][r], identity at the selected rows
-  for (int swap = 0; swap < 16 * r; ++swap) {
-    int row = -1, col = -1;
-    double best = 1.05;  // each swap multiplies the volume by this entry, so that they come to an end
-    for (int i = 0; i < candidates; ++i) {
-      for (int j = 0; j < r; ++j) {
-        if (std::fabs(g(i, j)) > best) best = std::fabs(g(i, j)), row = i, col = j;
-      }
-    }
-    if (row < 0) break;
-    std::vector<double> direction(r);
-    for (int j = 0; j < r; ++j) direction[j] = (g(row, j) - (j == col ? 1.0 : 0.0)) / g(row, col);
-    for (int i = 0; i < g.rows; ++i) {
-      const double factor = g(i, col);
-      for (int j = 0; j < r; ++j) g(i, j) -= factor * direction[j];
-    }
-    (*select)[col] = row;
-  }
-  if (!invert(rows_of(w, *select), &inverse)) return false;
-  std::vector<bool> taken(w.rows, false);
-  for (int s : *select) taken[s] = true;
-  for (int i = 0; i < w.rows; ++i) {
-    if (!taken[i]) rest->push_back(i);
-  }
-  *gauge = multiply(rows_of(w, *rest), inverse);
-  for (int i = 0; i < gauge->rows; ++i) {
-    for (int j = 0; j < r; ++j) {
-      if ((*rest)[i] < candidates && !(std::fabs((*gauge)(i, j)) < 2.0)) return false;
-    }
-  }
-  return true;
-}
-
-namespace {
 
 class Folder {
  public:
@@ -178,12 +52,13 @@ class Folder {
     const int channels = config_.input_channels;
     net.rank = hops_ * channels + (config_.mask_embedding ? 1 : 0);
     net.embed = Dense(net.rank, d);
-    const Tensor& embed = tensors_.at("embed.weight");
+    const float* embed = tensors_.at("embed.weight").values.data();
     for (int r = 0; r < hops_ * channels; ++r) {
-      for (int c = 0; c < d; ++c) net.embed(r, c) = hop_scale_ * embed.values[static_cast<std::size_t>(r) * d + c];
+      for (int c = 0; c < d; ++c) net.embed(r, c) = hop_scale_ * embed[r * d + c];
     }
     if (config_.mask_embedding) {
-      for (int c = 0; c < d; ++c) net.embed(net.rank - 1, c) = tensors_.at("mask_embedding").values[c];
+      const float* masked = tensors_.at("mask_embedding").values.data();
+      for (int c = 0; c < d; ++c) net.embed(net.rank - 1, c) = masked[c];
     }
     Dense centred = net.embed;
     for (int r = 0; r < net.rank; ++r) {
@@ -210,14 +85,14 @@ class Folder {
   // W of the projection `name` of one head on Y: basis g W_j for every hop, then b W_j. [y_cols][head_dim]
   Dense projection(const std::string& prefix, const char* name, int head, const Dense& basis) const {
     const int d = config_.width, dh = config_.head_dim, inner = config_.inner();
-    const Tensor& weight = tensors_.at(prefix + name + ".weight");
-    const std::vector<float>& gain = tensors_.at(prefix + "norm1.weight").values;
-    const std::vector<float>& bias = tensors_.at(prefix + "norm1.bias").values;
+    const float* weight = tensors_.at(prefix + name + ".weight").values.data() + head * dh;
+    const float* gain = tensors_.at(prefix + "norm1.weight").values.data();
+    const float* bias = tensors_.at(prefix + "norm1.bias").values.data();
     Dense w(hops_ * (basis.rows + 1), dh);
     for (int j = 0; j < hops_; ++j) {
       Dense scaled(d, dh);
       for (int i = 0; i < d; ++i) {
-        const float* from = &weight.values[(static_cast<std::size_t>(j) * d + i) * inner + head * dh];
+        const float* from = weight + static_cast<std::ptrdiff_t>(j * d + i) * inner;
         for (int c = 0; c < dh; ++c) {
           scaled(i, c) = hop_scale_ * gain[i] * from[c];
           w(hops_ * basis.rows + j, c) += hop_scale_ * bias[i] * from[c];
@@ -263,7 +138,7 @@ class Folder {
     out.values = shared < direct && shared < concat ? Values::kShared
                  : direct <= concat                 ? Values::kDirect
                                                     : Values::kConcat;
-    const Tensor& out_weight = tensors_.at(prefix + "out.weight");
+    const float* out_weight = tensors_.at(prefix + "out.weight").values.data();
     for (int h = 0; h < config_.heads; ++h) {
       FoldedHead head;
       Dense key = projection(prefix, "k", h, basis);
@@ -273,7 +148,7 @@ class Folder {
       Dense mix(dh, d);  // W_O of this head
       for (int i = 0; i < dh; ++i) {
         for (int c = 0; c < d; ++c) {
-          mix(i, c) = out_weight.values[static_cast<std::size_t>(c) * config_.inner() + h * dh + i];
+          mix(i, c) = out_weight[static_cast<std::ptrdiff_t>(c) * config_.inner() + h * dh + i];
         }
       }
       if (out.values == Values::kDirect) head.value = multiply(value, mix);
@@ -289,11 +164,11 @@ class Folder {
     const int hidden = config_.mlp_width();
     out.fc1 = transposed(dense(tensors_.at(prefix + "fc1.weight"), hidden, d));
     out.fc1_bias = vector_of(tensors_.at(prefix + "fc1.bias"));
-    const std::vector<float>& gain = tensors_.at(prefix + "norm2.weight").values;
-    const std::vector<float>& bias = tensors_.at(prefix + "norm2.bias").values;
+    const float* gain = tensors_.at(prefix + "norm2.weight").values.data();
+    const float* bias = tensors_.at(prefix + "norm2.bias").values.data();
     for (int i = 0; i < d; ++i) {
       for (int c = 0; c < hidden; ++c) {
-        out.fc1_bias[c] += bias[i] * out.fc1(i, c);
+        out.fc1_bias.data()[c] += bias[i] * out.fc1(i, c);
         out.fc1(i, c) *= gain[i];
       }
     }

@@ -1,30 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The exact algebra that makes PORT cheaper before it runs, all in double: projections folded into each other, and the
-// gauge that makes part of the query projection the identity. Test: csrc/tests/test_network.cpp.
+// The exact algebra that makes PORT cheaper before it runs, all in double: projections folded into each other.
+// Test: csrc/tests/test_network.cpp.
 #pragma once
 
-#include <cstdint>
 #include <vector>
 
 #include "kernels/plan.h"
 #include "model.h"
+#include "network_gauge.h"
 
 namespace port {
-
-struct Dense {  // row-major
-  int rows = 0;
-  int cols = 0;
-  std::vector<double> values;
-
-  Dense() = default;
-  Dense(int rows_, int cols_) : rows(rows_), cols(cols_), values(at(rows_, 0), 0.0) {}
-  std::size_t at(int r, int c) const { return static_cast<std::size_t>(r) * static_cast<std::size_t>(cols) + static_cast<std::size_t>(c); }
-  double& operator()(int r, int c) { return values[at(r, c)]; }
-  double operator()(int r, int c) const { return values[at(r, c)]; }
-};
-
-Dense multiply(const Dense& a, const Dense& b);
-Dense transposed(const Dense& a);
 
 struct FoldedHead {
   Dense key;                 // [y_cols][score_width]
@@ -57,10 +42,5 @@ struct FoldedNetwork {
 };
 
 FoldedNetwork fold(const ModelSpec& spec, const Tensors& tensors);
-
-// Rows `select` of w [n][r] such that w = G w[select] with no entry of G above about 1: the rows of (locally) maximal
-// volume among the first `candidates`. `rest` are the other rows, and `gauge` [n - r][r] their G. False if w has no such
-// r rows (rank below r).
-bool choose_gauge(const Dense& w, int candidates, std::vector<int>* select, std::vector<int>* rest, Dense* gauge);
 
 }  // namespace port

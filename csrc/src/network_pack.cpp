@@ -46,7 +46,7 @@ class Packer {
   }
 
   Offset add_floats(const std::vector<double>& values, int padded_count) {
-    std::vector<float> floats(padded_count, 0.0f);
+    std::vector<float> floats(static_cast<std::size_t>(padded_count), 0.0f);
     for (std::size_t i = 0; i < values.size(); ++i) floats[i] = static_cast<float>(values[i]);
     return add(floats);
   }
@@ -59,8 +59,14 @@ class Packer {
     const auto value = [&](int r, int c) {
       return r < m.rows && c < m.cols ? static_cast<float>(m(r, c)) : 0.0f;
     };
+    const std::size_t count = static_cast<std::size_t>(matrix.k) * static_cast<std::size_t>(matrix.cols);
     std::vector<float> floats;
     std::vector<std::uint16_t> halves;
+    if (bf16) {
+      halves.reserve(count);
+    } else {
+      floats.reserve(count);
+    }
     for (int panel = 0; panel < matrix.cols; panel += kPanel) {
       const int width = std::min(kPanel, matrix.cols - panel);
       for (int r = 0; r < matrix.k; r += bf16 ? 2 : 1) {
@@ -125,15 +131,14 @@ LayerPlan pack_layer(const FoldedNetwork& net, const FoldedLayer& layer, const P
   out.values = layer.values;
 
   const int tail_cols = out.y_ld - hops * layer.width;
-  std::vector<float> tail(static_cast<std::size_t>(n) * tail_cols, 0.0f);
+  Dense tail(n, tail_cols);
   for (int i = 0; i < n; ++i) {
     for (int j = 0; j < hops; ++j) {
-      double ones = 0.0;
-      for (int m = 0; m < n; ++m) ones += net.hops[j](i, m);
-      tail[static_cast<std::size_t>(i) * tail_cols + j] = static_cast<float>(ones);
+      const double* row = net.hops.data()[j].row(i);
+      for (int m = 0; m < n; ++m) tail(i, j) += row[m];
     }
   }
-  out.tail = packer->add(tail);
+  out.tail = packer->add_floats(tail.values, n * tail_cols);
 
   std::vector<HeadPlan> heads;
   for (const FoldedHead& folded : layer.heads) {
@@ -154,7 +159,7 @@ LayerPlan pack_layer(const FoldedNetwork& net, const FoldedLayer& layer, const P
   if (!layer.out.empty()) {
     Dense stacked(plan.heads * out.value_ld, plan.d);
     for (int h = 0; h < plan.heads; ++h) {
-      const Dense& block = layer.out[h];
+      const Dense& block = layer.out.data()[h];
       for (int r = 0; r < block.rows; ++r) {
         for (int c = 0; c < plan.d; ++c) stacked(h * out.value_ld + r, c) = block(r, c);
       }
@@ -201,7 +206,7 @@ PackedNetwork pack(const ModelSpec& spec, const FoldedNetwork& net, int vector_f
   std::vector<LayerPlan> layers;
   for (int l = 0; l < config.layers; ++l) {
     const bool bf16_attention = bf16 && !(l == 0 && net.low_rank_first);
-    layers.push_back(pack_layer(net, net.layers[l], plan, bf16_attention, bf16, &packer));
+    layers.push_back(pack_layer(net, net.layers.data()[l], plan, bf16_attention, bf16, &packer));
     plan.max_y_ld = std::max(plan.max_y_ld, layers.back().y_ld);
     plan.max_score_width = std::max(plan.max_score_width, layers.back().score_width);
     plan.max_score_ld = std::max(plan.max_score_ld, layers.back().score_ld);

@@ -39,7 +39,8 @@ constexpr int kMaxRows(int c) {
 template <Kind kind, int R, int C>
 static __attribute__((noinline)) void tile(const Lhs& lhs, const float* b, ptrdiff_t b_ld, int k, const Result& result,
                                            ptrdiff_t ahead) {
-  Vec sum[R][C];
+  constexpr size_t kRows = R, kCols = C;
+  Vec sum[kRows][kCols];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -47,13 +48,13 @@ static __attribute__((noinline)) void tile(const Lhs& lhs, const float* b, ptrdi
       sum[r][c] = result.init ? load(result.init + r * result.init_row + c * kVec) : zero();
     }
   }
-  const float* a[R];
+  const float* a[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) a[r] = lhs.a + r * lhs.row;
   ptrdiff_t place = 0;
   for (int i = 0; i < k; ++i) {
     if (kind == Kind::kIndexed) place = lhs.index[i];
-    Vec w[C];
+    Vec w[kCols];
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       w[c] = load(b + c * kVec);
