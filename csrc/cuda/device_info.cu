@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The GPUs of this machine, through the statically linked CUDA runtime: works, and finds none, where there is no driver.
-// Test: csrc/tests/test_info.cpp.
+// The GPUs of this machine, through the statically linked CUDA runtime: works, and finds none, where there is no
+// driver. Test: csrc/tests/test_info.cpp.
 #include <cuda_runtime_api.h>
 
 #include "port/port.hpp"

@@ -14,11 +14,11 @@
 namespace port {
 
 struct NetworkConfig {
-  int width = 64;                    // D
-  int layers = 4;                    // L
+  int width = 64;  // D
+  int layers = 4;  // L
   int heads = 4;
   int head_dim = 64;
-  std::vector<int> hops = {1, 2};    // K
+  std::vector<int> hops = {1, 2};  // K
   bool share_hop_weights = false;
   int mlp_ratio = 2;
   int se_reduction = 4;
@@ -36,7 +36,8 @@ struct NetworkConfig {
 
 struct ModelSpec {
   std::string name;
-  std::vector<std::string> joint_names;       // N
+  std::string skeleton;
+  std::vector<std::string> joint_names;  // N
   std::vector<std::array<int, 2>> bones;
   int root = 0;
   int axis = 1;
@@ -62,6 +63,26 @@ struct Tensor {
 
 // Names and shapes as PortConfig.parameter_shapes() in port_deploy/config.py lists them.
 using Tensors = std::map<std::string, Tensor>;
+
+struct ModelData {
+  ModelSpec spec;
+  Tensors tensors;
+};
+
+// Limits of port_deploy/config.py and skeleton.py.
+constexpr int kMaxJoints = 32;
+constexpr float kMaxCoordinate = 1e6f;  // pixels; beyond it a joint counts as missing
+constexpr double kMinScale = 1e-3;      // pixels; below this spread of the visible joints a pose is left alone
+constexpr std::size_t kMaxFileBytes = std::size_t{256} << 20;
+
+// The specification in a model file's metadata. Throws Error(kModelFile) wherever ModelSpec.from_json does.
+ModelSpec parse_specification(const std::string& text);
+
+// The list that a file's tensors must equal: PortConfig.parameter_shapes().
+std::map<std::string, std::vector<std::size_t>> parameter_shapes(const NetworkConfig& config);
+
+// The bytes of a .safetensors file, everything checked. Throws Error(kModelFile).
+ModelData parse_model(const void* data, std::size_t size);
 
 // D^(-1/2) (A + I) D^(-1/2) to the power k, row-major [N][N], in double. Eq. (4).
 std::vector<double> hop_matrix(const ModelSpec& spec, int k);

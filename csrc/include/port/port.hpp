@@ -16,7 +16,8 @@
 //              call that finds more callers at once than ever before takes one workspace for the new one.
 // Streams      This is the CPU path: calls return when the result is in memory. The CUDA path will have the same class,
 //              with device pointers in HeatmapView and Output and a stream beside them.
-// Errors       Exceptions of type port::Error only, thrown on the caller's thread before anything is written (std::bad_alloc
+// Errors       Exceptions of type port::Error only, thrown on the caller's thread before anything is written
+// (std::bad_alloc
 //              aside). Bad numbers (NaN, infinity) in the data are not errors: they make that joint missing.
 #pragma once
 
@@ -75,7 +76,8 @@ struct ModelData;
 // A model file in memory: immutable, shared by any number of Refiners.
 class Model {
  public:
-  // Reads a .safetensors file written by port-train. Error(kInput): no such file; Error(kModelFile): not a usable model.
+  // Reads a .safetensors file written by port-train. Error(kInput): no such file; Error(kModelFile): not a usable
+  // model.
   static std::shared_ptr<const Model> load(const std::string& path);
   // The same from memory; `data` is not kept. `source` names it in messages.
   static std::shared_ptr<const Model> from_buffer(const void* data, std::size_t size,
@@ -111,20 +113,20 @@ struct Options {
   int threads = 0;         // that compute, the caller included; 0: one per processor; at most 256
   std::optional<Isa> isa;  // empty: PORT_FORCE_ISA if set, else the best that this processor and build have
   Precision precision = Precision::kFloat32;
-  std::optional<int> min_visible;      // >= 2
-  std::optional<int> max_masked;       // >= 0
+  std::optional<int> min_visible;  // >= 2
+  std::optional<int> max_masked;   // >= 0
   std::optional<Refine> refine;
   std::optional<Codec> codec;
-  std::optional<float> temperature;    // > 0
-  std::optional<float> fusion;         // 0..1
+  std::optional<float> temperature;  // > 0
+  std::optional<float> fusion;       // 0..1
 };
 
 // Heatmaps [B][N][H][W] where the detector left them. Strides are in elements and may be negative; w has stride 1.
 struct HeatmapView {
   const void* data = nullptr;  // may be null when batch is 0
   DType dtype = DType::kFloat32;
-  std::int64_t batch = 0;                                   // B
-  int joints = 0, height = 0, width = 0;                    // N, H, W; H, W from 1 to 4096
+  std::int64_t batch = 0;                 // B
+  int joints = 0, height = 0, width = 0;  // N, H, W; H, W from 1 to 4096
   std::int64_t stride_b = 0, stride_n = 0, stride_h = 0;
 
   static HeatmapView dense(const void* data, DType dtype, std::int64_t batch, int joints, int height, int width) {
@@ -150,9 +152,9 @@ class Refiner {
   Refiner(Refiner&&) noexcept;
   Refiner& operator=(Refiner&&) noexcept;
 
-  // Behind any detector. joints [batch][N][2] and confidence [batch][N] host memory, batch >= 0; threshold finite, >= 0.
-  // out.joints may be `joints` and out.confidence may be `confidence` (in place); any other overlap is an error of the
-  // caller. Error(kInput): null pointer, negative batch, unusable threshold.
+  // Behind any detector. joints [batch][N][2] and confidence [batch][N] host memory, batch >= 0; threshold finite, >=
+  // 0. out.joints may be `joints` and out.confidence may be `confidence` (in place); any other overlap is an error of
+  // the caller. Error(kInput): null pointer, negative batch, unusable threshold.
   void refine(const float* joints, const float* confidence, std::int64_t batch, float threshold,
               const Output& out) const;
 
@@ -179,8 +181,8 @@ void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float t
             int threads = 1, std::optional<Isa> isa = std::nullopt);
 
 struct BuildInfo {
-  std::string version;   // of the library
-  std::string compiler;  // "GNU 12.2.0"
+  std::string version;                             // of the library
+  std::string compiler;                            // "GNU 12.2.0"
   std::vector<Isa> compiled_isas, available_isas;  // in this build; of those, on this processor
   Isa selected_isa = Isa::kGeneric;                // what an empty Options::isa means now
   bool bf16 = false;                               // Precision::kBfloat16 is to be had

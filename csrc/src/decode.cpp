@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// port::decode: heatmaps to joints, confidence and mask, without a model. Test: csrc/tests/test_decode.cpp.
+#include "decode.h"
+
+#include "aligned.h"
+#include "checks.h"
+#include "decode_pose.h"
+#include "dispatch.h"
+#include "line.h"
+#include "thread_pool.h"
+
+namespace port {
+namespace {
+
+struct DecodeCall {
+  DecodeSettings settings;
+  const HeatmapView* view;
+  const Output* out;
+  float threshold;
+};
+
+void decode_one(void* context, std::int64_t pose) {
+  // Sized for the largest map, so that a thread allocates once; pages that small maps do not touch cost nothing.
+  thread_local const AlignedBuffer scratch(sizeof(float) * kMaxDecodeScratch);
+  const auto& call = *static_cast<const DecodeCall*>(context);
+  const std::int64_t first = pose * call.view->joints;
+  float* joints = call.out->joints + 2 * first;
+  float* confidence = call.out->confidence ? call.out->confidence + first : nullptr;
+  std::uint8_t* mask = call.out->mask ? call.out->mask + first : nullptr;
+  for (int j = 0; j < call.view->joints; ++j) {
+    float peak;
+    decode_joint(call.settings, *call.view, pose, j, scratch.as<float>(), joints + 2 * j, &peak);
+    if (confidence) confidence[j] = peak;
+    if (mask) mask[j] = !(peak >= call.threshold) || is_missing(joints + 2 * j);
+  }
+}
+
+// Lives until the process ends: threads are not joined from static destructors, where other libraries may be gone.
+ThreadPool& shared_pool() {
+  static ThreadPool* const pool = new ThreadPool(resolve_threads(0));
+  return *pool;
+}
+
+}  // namespace
+
+void decode_joint(const DecodeSettings& settings, const HeatmapView& view, std::int64_t pose, int joint, float* scratch,
+                  float xy[2], float* confidence) {
+  const bool half = view.dtype == DType::kFloat16;
+  const std::int64_t at = pose * view.stride_b + joint * view.stride_n;
+  const MapView map{static_cast<const char*>(view.data) + at * (half ? 2 : 4), half, view.height, view.width,
+                    view.stride_h};
+  MapPeak peak;
+  settings.kernel(map, settings.codec, settings.temperature, scratch, &peak);
+  xy[0] = peak.x;
+  xy[1] = peak.y;
+  *confidence = peak.confidence;
+}
+
+DecodeSettings::DecodeSettings(DecodeFn fn, Codec how, float t)
+    : kernel(fn),
+      codec(how == Codec::kArgmax          ? MapCodec::kArgmax
+            : how == Codec::kSoftargmaxSum ? MapCodec::kSoftargmaxSum
+                                           : MapCodec::kSoftargmax),
+      temperature(t) {}
+
+void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
+            int threads, std::optional<Isa> isa) {
+  check_view(heatmaps);
+  check_positive("temperature", temperature);
+  check_threshold(threshold);
+  const int count = resolve_threads(threads);
+  const Isa chosen = select_isa(isa);
+  if (heatmaps.batch == 0) return;
+  if (out.joints == nullptr) input_error("expected memory for joints [B, N, 2], got a null pointer");
+  DecodeCall call{DecodeSettings(decode_for(chosen), codec, temperature), &heatmaps, &out, threshold};
+  if (count == 1 || heatmaps.batch == 1) {
+    for (std::int64_t pose = 0; pose < heatmaps.batch; ++pose) decode_one(&call, pose);
+  } else {
+    shared_pool().run(heatmaps.batch, count, &decode_one, &call);
+  }
+}
+
+}  // namespace port
