@@ -152,8 +152,14 @@ class PortConfig:
 
     @classmethod
     def preset(cls, kind: str, **changes: Any) -> PortConfig:
-        """``paper`` (the paper's model) or ``soft`` (conditioned on confidence, residual), with fields changed."""
-        presets = {"paper": cls(), "soft": cls(input_channels=3, residual=True, mask_embedding=False)}
+        """``paper`` (the paper's model) or ``soft`` (conditioned on confidence, residual), with fields changed.
+
+        ``soft`` has K={0,2} at the cost of the paper's {1,2}, whose powers never show a joint its place unmixed with
+        its neighbours': after 300 steps of 64 hands the error of hidden joints stood at 69 % of the detector's with
+        {0,2}, 72 % with {0,1}, and above 93 % with {1,2}.
+        """
+        soft = cls(hops=(0, 2), input_channels=3, residual=True, mask_embedding=False)
+        presets = {"paper": cls(), "soft": soft}
         if kind not in presets:
             raise InputError(f"unknown kind of model {kind!r}: use one of {', '.join(presets)}")
         return replace(presets[kind], **changes)

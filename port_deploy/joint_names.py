@@ -57,7 +57,7 @@ _FINGERS = {alias: name for name, aliases in FINGERS.items() for alias in aliase
 
 
 def canonical_name(name: str) -> str:
-    """One spelling for every way to write a joint: ``RHip`` and ``hip_r`` give ``right_hip``, ``forefinger1`` ``index1``.
+    """One spelling of a joint: ``RHip`` and ``hip_r`` give ``right_hip``, ``forefinger1`` gives ``index1``.
 
     A name without a known alias comes back in lower case, with its separators as underscores.
     """

@@ -54,7 +54,7 @@ def project(points: Tensor, distance: Tensor) -> Tensor:
 
 
 def view(points: Tensor, upright: bool, generator: torch.Generator) -> Tensor:
-    """A random camera's picture of poses [B, N, 3]: turned about the vertical and tilted, or anyhow if not ``upright``."""
+    """A random camera's picture [B, N, 2] of poses [B, N, 3]: from around and tilted, anyhow if not ``upright``."""
     count = len(points)
     if upright:
         yaw = rotation(1, torch.rand(count, generator=generator) * 2 * math.pi)
@@ -69,7 +69,7 @@ def view(points: Tensor, upright: bool, generator: torch.Generator) -> Tensor:
 
 
 def turn_flat(points: Tensor, upright: bool, generator: torch.Generator) -> Tensor:
-    """2D poses [B, N, 2] turned in the picture (a little if ``upright``, anyhow if not) and stretched by some per cent."""
+    """2D poses [B, N, 2] turned, a little if ``upright``, anyhow if not, and stretched by some per cent."""
     count = len(points)
     angle = torch.randn(count, generator=generator) * 0.2
     if not upright:
@@ -90,7 +90,7 @@ def mirror(joints: Tensor, labelled: Tensor, skeleton: Skeleton, generator: torc
 
 
 def normalise(joints: Tensor, labelled: Tensor) -> Tensor:
-    """Centre [B, N, 2] and scale to a root-mean-square coordinate of 1 over the labelled joints; the others become 0."""
+    """Centre [B, N, 2] and scale to a root-mean-square coordinate of 1 over the labelled joints; others become 0."""
     weight = labelled.unsqueeze(-1).to(joints.dtype)
     count = weight.sum(1, keepdim=True).clamp(min=1.0)
     centred = (joints - (joints * weight).sum(1, keepdim=True) / count) * weight

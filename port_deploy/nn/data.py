@@ -2,8 +2,9 @@
 """Poses from .npz files, ready for training: matched to the skeleton by name, scaled, split into training and held-out.
 
 A file holds ``joints`` [M, n, 2] (pixels, y down) or ``joints3d`` [M, n, 3] (any unit; y up where the skeleton has
-mirror pairs, as motion capture has it), ``names`` [n], and perhaps ``labelled`` [M, n] and ``visible`` [M, n]; with both
-kinds of joints the 3D ones are used. May use: errors, joint_names, skeleton, NumPy, torch. Test: tests/test_data.py.
+mirror pairs, as motion capture has it), ``names`` [n], and perhaps ``labelled`` or ``visible`` [M, n]. Of a file with
+both kinds of joints the 3D ones are used. May use: errors, files, joint_names, skeleton, NumPy, torch.
+Test: tests/test_data.py.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class DataSpec:
             InputError: It is not of that form.
         """
         path, *rest = text.split(":")
-        weight, ignore = 1.0, ()
+        weight = 1.0
+        ignore: tuple[str, ...] = ()
         for part in rest:
             if part.startswith("ignore="):
                 ignore = tuple(canonical_name(n) for n in part.removeprefix("ignore=").split("+"))

@@ -9,6 +9,7 @@ May use: skeleton, torch. Test: tests/test_train.py.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -45,13 +46,17 @@ class DetectorModel:
         truncation: Share of poses cut by the edge of the picture.
         truncation_down: Share of these cut from below; the others from anywhere.
         hidden_confidence: A hidden joint's confidence is drawn from 0 to this.
-        seen_confidence: A seen joint's from this to 1.
+        seen_confidence: A seen joint's confidence is drawn from this to 1.
+        seen_power: How it crowds towards 1; with 1 it is uniform.
         deceptive: Share of hidden joints whose confidence is drawn as high as ``deceptive_confidence``.
         deceptive_confidence: Range of theirs.
-        jump: Share of hidden joints that the detector finds elsewhere: on another joint or on the background.
+        jump: Share of occluded joints that the detector finds elsewhere: on another joint or on the background.
+        collapse: Share of these that it finds short of their place, on the bone from a neighbour.
         missing: Share of hidden joints for which it answers nothing.
-        noise: Location error at confidence 1.
-        noise_hidden: What (1 - confidence)³ adds to it, times 0.3 to 1.3.
+        noise: Location error at confidence 1, standard deviation a coordinate; each pose draws its own from the range.
+        noise_hidden: What (1 - confidence) to ``noise_power`` adds to it, times 0.3 to 1.3.
+        noise_power: Range; each pose draws its own.
+        together: Each pose's share of error that neighbouring joints have in common is drawn from 0 to this.
         threshold: Range of δ.
     """
 
@@ -62,12 +67,16 @@ class DetectorModel:
     truncation_down: float = 0.0
     hidden_confidence: float = 0.45
     seen_confidence: float = 0.4
+    seen_power: float = 1.0
     deceptive: float = 0.0
     deceptive_confidence: tuple[float, float] = (0.3, 0.7)
     jump: float = 0.25
+    collapse: float = 0.0
     missing: float = 0.02
-    noise: float = 0.02
-    noise_hidden: float = 0.9
+    noise: tuple[float, float] = (0.01, 0.05)
+    noise_hidden: float = 0.6
+    noise_power: tuple[float, float] = (2.0, 3.0)
+    together: float = 0.9
     threshold: tuple[float, float] = (0.25, 0.55)
 
 
@@ -77,12 +86,13 @@ BODY = DetectorModel(
     drop=0.3,
     truncation=0.3,
     truncation_down=0.7,
-    deceptive=0.25,
-    jump=0.4,
-    noise=0.03,
+    seen_power=2.5,
+    deceptive=0.6,
+    jump=0.55,
+    collapse=0.4,
     threshold=(0.3, 0.75),
 )
-"""A whole body's detector: legs leave the picture, and a hidden elbow is found with fair confidence on something else."""
+"""A whole body's detector: legs leave the picture, a hidden elbow is found with fair confidence on something else."""
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -109,13 +119,55 @@ def hidden_joints(joints: Tensor, model: DetectorModel, generator: torch.Generat
     return occluded & ~beyond, beyond
 
 
-def simulate_detector(joints: Tensor, labelled: Tensor, model: DetectorModel, generator: torch.Generator) -> Detection:
+@dataclass(frozen=True)
+class Graph:
+    """What the simulation needs of a skeleton.
+
+    Attributes:
+        neighbours: [N, choices], in each row the joint's neighbours along bones, each equally often.
+        smooth: [N, N], spreads noise over two bones; its rows have norm 1.
+    """
+
+    neighbours: Tensor
+    smooth: Tensor
+
+    @classmethod
+    def of(cls, skeleton: Skeleton) -> Graph:
+        """The graph of a skeleton."""
+        lists: list[list[int]] = [[] for _ in skeleton.names]
+        for a, b in skeleton.bones:
+            lists[a].append(b)
+            lists[b].append(a)
+        choices = math.lcm(*(max(1, len(n)) for n in lists))
+        neighbours = torch.tensor([(n or [i]) * (choices // max(1, len(n))) for i, n in enumerate(lists)])
+        smooth = torch.from_numpy(skeleton.hop_matrices((2,))[0]).float()
+        return cls(neighbours, smooth / smooth.norm(dim=-1, keepdim=True))
+
+
+def shared_noise(batch: int, share: float, smooth: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal noise [B, N, 2] of variance 1 of which each pose has a part, up to ``share``, in common along its bones.
+
+    Args:
+        batch: B.
+        share: Largest part.
+        smooth: [N, N], whose rows have norm 1.
+        generator: Of the random numbers.
+    """
+    part = uniform((batch, 1, 1), 0.0, share, generator)
+    own, common = (torch.randn(batch, len(smooth), 2, generator=generator) for _ in range(2))
+    return (1 - part).sqrt() * own + part.sqrt() * (smooth @ common)
+
+
+def simulate_detector(
+    joints: Tensor, labelled: Tensor, model: DetectorModel, graph: Graph, generator: torch.Generator
+) -> Detection:
     """What a detector would say of poses: hidden joints, confidence, and errors that go with it.
 
     Args:
         joints: [B, N, 2] true joints, size 1, around the origin.
         labelled: [B, N] bool; an unlabelled joint is given as a hidden one, and is no target.
         model: The numbers of the simulation.
+        graph: Of the skeleton.
         generator: Of every random number.
     """
     batch, count = joints.shape[:2]
@@ -125,17 +177,17 @@ def simulate_detector(joints: Tensor, labelled: Tensor, model: DetectorModel, ge
     confidence = torch.where(
         hidden,
         uniform((batch, count), 0.0, model.hidden_confidence, generator),
-        uniform((batch, count), model.seen_confidence, 1.0, generator),
+        1 - (1 - model.seen_confidence) * uniform((batch, count), 0.0, 1.0, generator) ** model.seen_power,
     )
     deceptive = occluded & (pick < model.deceptive)
     confidence = torch.where(deceptive, uniform((batch, count), *model.deceptive_confidence, generator), confidence)
     faint = uniform((batch, count), 0.0, 0.15, generator)
     confidence = torch.where(beyond, faint, confidence)
 
-    scale = model.noise + model.noise_hidden * (1 - confidence) ** 3 * uniform((batch, count), 0.3, 1.3, generator)
-    angle = uniform((batch, count), 0.0, 2 * torch.pi, generator)
-    length = torch.randn(batch, count, generator=generator).abs() * scale
-    found = joints + length.unsqueeze(-1) * torch.stack([angle.cos(), angle.sin()], -1)
+    doubt = (1 - confidence) ** uniform((batch, 1), *model.noise_power, generator)
+    spread = model.noise_hidden * doubt * uniform((batch, count), 0.3, 1.3, generator)
+    scale = spread + uniform((batch, 1), *model.noise, generator)
+    found = joints + scale.unsqueeze(-1) * shared_noise(batch, model.together, graph.smooth, generator)
 
     other = torch.randint(count, (batch, count), generator=generator)
     on_joint = joints.gather(1, other.unsqueeze(-1).expand(-1, -1, 2)) + (found - joints) * 0.3
@@ -147,6 +199,13 @@ def simulate_detector(joints: Tensor, labelled: Tensor, model: DetectorModel, ge
     kind = torch.rand(batch, count, 1, generator=generator)
     other_labelled = labelled.gather(1, other).unsqueeze(-1)
     elsewhere = torch.where((kind < 0.6) & other_labelled, on_joint, background)
+    choice = torch.randint(graph.neighbours.shape[1], (batch, count), generator=generator)
+    neighbour = graph.neighbours[torch.arange(count), choice]  # [B, N]
+    start = joints.gather(1, neighbour.unsqueeze(-1).expand(-1, -1, 2))
+    short = start + uniform((batch, count, 1), 0.0, 0.7, generator) * (joints - start) + (found - joints) * 0.5
+    collapses = torch.rand(batch, count, generator=generator) < model.collapse
+    collapses &= labelled.gather(1, neighbour)
+    elsewhere = torch.where(collapses.unsqueeze(-1), short, elsewhere)
     outside = torch.where(kind < 0.4, edge, torch.where(kind < 0.7, middle, background))
     jumps = (torch.rand(batch, count, generator=generator) < model.jump) & occluded
     found = torch.where(jumps.unsqueeze(-1), elsewhere, found)

@@ -12,9 +12,9 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,81 +24,27 @@ from port_deploy.errors import InputError, PortError
 from port_deploy.files import write_text
 from port_deploy.nn.augment import draw, draw_batch
 from port_deploy.nn.checkpoint import Progress, load_checkpoint, save_checkpoint
-from port_deploy.nn.data import DataSpec, Source, load_source
+from port_deploy.nn.data import load_source
 from port_deploy.nn.fused import FusedPort
 from port_deploy.nn.line import Refine
 from port_deploy.nn.mjm import (
     Detection,
+    Graph,
     detector_model,
     distance_loss,
     mask_joints,
     reconstruction_loss,
     simulate_detector,
 )
+from port_deploy.nn.options import TrainOptions
 from port_deploy.nn.port import Port
-from port_deploy.weights import save_model
+from port_deploy.weights import Model, load_model, save_model
 
 HELD_OUT_POSES = 1024
 """Most held-out poses of one source that score a checkpoint."""
 
 PIXELS = (25.0, 60.0)
 """Size (root-mean-square coordinate) in pixels that poses are given before the line; about a 256-pixel crop's."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What a run does.
-
-    Attributes:
-        data: The files and their weights.
-        hold_out: Field of a file -> values that are held out.
-        seed: Decides initial weights, order, cameras and corruption.
-        epochs: How often ``epoch_poses`` poses are drawn.
-        epoch_poses: Poses in an epoch; 0: as many as there are to train on.
-        batch: Poses in a step.
-        optimiser: ``adam`` or ``adamw``.
-        lr: Learning rate after the warm-up; falls to 0 along a cosine.
-        warmup_steps: Steps of linear warm-up.
-        weight_decay: Of AdamW.
-        clip: Largest gradient norm.
-        average: Decay of the weights' moving average, which is what is kept; 0 keeps the weights themselves.
-        loss: ``squared`` (eq. 12) or ``distance``.
-        mask_ratio: Part of the joints that ``paper`` training masks.
-        masked_noise: Location error of masked joints in ``paper`` training, in sizes of the pose.
-        precision: ``fp32``, or ``bf16`` for the encoder's matrix products in training.
-    """
-
-    data: tuple[DataSpec, ...]
-    hold_out: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    seed: int = 0
-    epochs: int = 100
-    epoch_poses: int = 0
-    batch: int = 128
-    optimiser: str = "adam"
-    lr: float = 5e-4
-    warmup_steps: int = 1000
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    average: float = 0.0
-    loss: str = "squared"
-    mask_ratio: float = 0.4
-    masked_noise: float = 0.5
-    precision: str = "fp32"
-
-    @classmethod
-    def preset(cls, kind: str, **changes: Any) -> TrainOptions:
-        """The paper's hyperparameters for ``paper``; for ``soft`` those that measured best."""
-        soft: dict[str, Any] = {}
-        if kind == "soft":
-            soft = {"optimiser": "adamw", "lr": 1.5e-3, "weight_decay": 0.01, "average": 0.999, "loss": "distance"}
-        return cls(**(soft | changes))
-
-    def to_json(self) -> dict[str, Any]:
-        """The options as plain JSON values, without the data (`Source.facts` describe those)."""
-        values = asdict(self)
-        del values["data"]
-        values["hold_out"] = {k: list(v) for k, v in self.hold_out.items()}
-        return values
 
 
 class Trainer:
@@ -124,9 +70,11 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.port = Port(spec.config, spec.skeleton)
         if self.port.mask_embedding is not None:
-            torch.nn.init.normal_(self.port.mask_embedding, std=0.02)
+            torch.nn.init.normal_(cast(Tensor, self.port.mask_embedding), std=0.02)
+        if options.start:
+            self._start_from(load_model(options.start))
         self.average = {k: v.detach().clone() for k, v in self.port.named_parameters()}
-        # Refine is inference's own; only its scale of confidence (0..1) and its reach (all joints, any number masked) differ.
+        # Inference's own line; only its scale of confidence (0..1) and its reach (all joints, any mask) differ.
         self.line_spec = replace(spec, refine="all", fusion=1.0, confidence_divisor=1.0, max_masked=spec.joints)
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         self.line = Refine(self.line_spec, FusedPort(self.port, dtype))  # type: ignore[arg-type]
@@ -139,6 +87,7 @@ class Trainer:
         self.epoch_steps = max(1, poses // options.batch)
         self.total_steps = self.epoch_steps * options.epochs
         self.detector = detector_model(spec.skeleton)
+        self.graph = Graph.of(spec.skeleton)
         self.trials = self._trials()
 
     @property
@@ -213,9 +162,9 @@ class Trainer:
     def detect(self, joints: Tensor, labelled: Tensor, generator: torch.Generator) -> Detection:
         """Hide joints the way that this kind of model is trained."""
         if self.spec.config.input_channels == 3:
-            return simulate_detector(joints, labelled, self.detector, generator)
+            return simulate_detector(joints, labelled, self.detector, self.graph, generator)
         return mask_joints(
-            joints, labelled, self.options.mask_ratio, self.options.masked_noise, self.detector.noise, generator
+            joints, labelled, self.options.mask_ratio, self.options.masked_noise, self.detector.noise[0], generator
         )
 
     @torch.no_grad()
@@ -281,7 +230,7 @@ class Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.port.parameters(), self.options.clip)
             self.optimiser.step()
             self.progress.step += 1
@@ -291,6 +240,12 @@ class Trainer:
                 report(self.progress.step, self.total_steps, value)
         seconds = time.perf_counter() - start
         return {"epoch": epoch + 1, "loss": total / self.epoch_steps, "lr": rate, "seconds": round(seconds, 1)}
+
+    def _start_from(self, model: Model) -> None:
+        if (model.spec.config, model.spec.skeleton) != (self.spec.config, self.spec.skeleton):
+            raise InputError(f"{model.source} has another network or skeleton: start from one of the same shape")
+        with torch.no_grad():
+            self._load({k: torch.from_numpy(v) for k, v in model.tensors.items()})
 
     def _move_average(self) -> None:
         decay = min(self.options.average, (1 + self.progress.step) / (10 + self.progress.step))
