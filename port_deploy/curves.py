@@ -86,7 +86,7 @@ def draw_curves(result: Evaluation, path: str | Path, title: str) -> None:
         axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
     figure.tight_layout(w_pad=3)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=suffix, facecolor="white")
+        figure.savefig(temporary, format=suffix)
 
 
 def _confidence_panel(axes: Axes, result: Evaluation) -> None:

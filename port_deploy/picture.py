@@ -66,7 +66,10 @@ def draw_before_after(cases: Sequence[Case], path: str | Path) -> None:
             _panel(axes, case, photograph(case.photo), refined=column == 1)
     _legend(figure, place(MARGIN_IN, height_in - LEGEND_IN, WIDTH_IN - 2 * MARGIN_IN, LEGEND_IN))
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=suffix, facecolor="white")
+        if suffix in ("jpg", "jpeg"):  # small enough for a README
+            figure.savefig(temporary, format=suffix, dpi=92, pil_kwargs={"quality": 82, "optimize": True})
+        else:
+            figure.savefig(temporary, format=suffix)
 
 
 def _panel(axes: Axes, case: Case, photo: NDArray[np.uint8], refined: bool) -> None:

@@ -38,6 +38,9 @@ def parser() -> ArgumentParser:
         "Exit code 1 where a hidden joint did not end nearer to its place.",
     )
     options.add_argument("-o", "--output", default="out/demo", metavar="DIR", help="folder for picture and artefacts")
+    options.add_argument(
+        "--picture", metavar="FILE", help="where the picture goes: .png, .jpg, .svg; else in the folder"
+    )
     options.add_argument("--model", default="mpii16", help="bundled name or .safetensors")
     options.add_argument("--backend", default="auto", help="native-cpu, torch, …")
     options.add_argument("--no-picture", action="store_true", help="draw nothing")
@@ -89,13 +92,14 @@ def _demo(options: Any) -> tuple[int, dict[str, Any]]:
     missing = None
     if not options.no_picture:
         try:
-            draw_before_after(cases, output / PICTURE)
-            print(f"picture: {output / PICTURE}")
-            facts["picture"] = str(output / PICTURE)
+            picture = Path(options.picture) if options.picture else output / PICTURE
+            draw_before_after(cases, picture)
+            print(f"picture: {picture}")
+            facts["picture"] = str(picture)
         except BackendUnavailableError as error:
             missing = error  # the rest of the demo still runs; the command then ends with the remedy
     if not options.no_export:
-        exported = _export(options.model, output)
+        exported = _export(options.model, output, sample.heatmaps.shape[2:])
         facts["export_exit_code"] = exported
         code = code or exported
     if missing is not None:
@@ -115,13 +119,14 @@ def _row(case: Case) -> tuple[str, ...]:
     )
 
 
-def _export(model: str, output: Path) -> int:
-    """What ``port-export MODEL --trt -o DIR`` does, with a word on what came of it."""
+def _export(model: str, output: Path, heatmap: tuple[int, ...]) -> int:
+    """What ``port-export MODEL --trt -o DIR`` does for this detector's heatmaps, with a word on what came of it."""
     from port_deploy.cli.export import main as export  # needs PyTorch, which decoding and refining do not
 
     where = "TensorRT" if gpus() else "TensorRT-RTX, which builds engines on a machine without a GPU"
-    print(f"\nport-export {model} --trt -o {output}   ({where})", flush=True)
-    code: int = export([model, "--trt", "-o", str(output)])
+    arguments = [model, "--trt", "--heatmap-size", ",".join(map(str, heatmap)), "-o", str(output)]
+    print(f"\nport-export {' '.join(arguments)}\n({where})", flush=True)
+    code = export(arguments)
     if code == 0:
         print(
             f"The engine and its sidecar lie in {output}. On a machine with a GPU that it was built for:\n"
