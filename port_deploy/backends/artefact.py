@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all backends that run an exported artefact share: its sidecar, its kind of input, empty batches.
+
+May use: base, sidecar, errors, NumPy. Test: tests/test_export.py runs every kind of artefact against the oracle.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from port_deploy.backends.base import Availability, FloatArray, HostBuffers
+from port_deploy.errors import InputError, missing_extra
+from port_deploy.sidecar import INPUTS, Sidecar
+
+
+class ArtefactBackend(ABC):
+    """A `Backend` around one artefact; a subclass only runs it.
+
+    Args:
+        name: The backend's name.
+        detail: What it runs on and how.
+        sidecar: The artefact's sidecar, already checked against the file.
+    """
+
+    def __init__(self, name: str, detail: str, sidecar: Sidecar) -> None:
+        self.name = name
+        self.detail = detail
+        self.sidecar = sidecar
+        self.spec = sidecar.spec
+        self.takes_joints = sidecar.input == "joints"
+        self.takes_heatmaps = sidecar.input == "heatmaps"
+        self.input_names = INPUTS[sidecar.input]
+
+    def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
+        """As `Backend` says.
+
+        Raises:
+            InputError: The artefact takes heatmaps.
+        """
+        if not self.takes_joints:
+            raise InputError(
+                f"{self.sidecar.file} takes heatmaps, not joints: call refiner(heatmaps), or export --input joints"
+            )
+        if len(joints):
+            self._infer(joints, confidence, np.array([threshold], np.float32), out)
+
+    def run(self, heatmaps: NDArray[Any], affine: FloatArray | None, threshold: float, out: HostBuffers) -> None:
+        """As `Backend` says.
+
+        Raises:
+            InputError: The artefact takes joints, or heatmaps of another size.
+        """
+        if not self.takes_heatmaps:
+            raise InputError(
+                f"{self.sidecar.file} takes joints, not heatmaps: decode first, or export --input heatmaps"
+            )
+        size = self.sidecar.heatmap_size
+        if size is not None and tuple(heatmaps.shape[2:]) != size:
+            raise InputError(
+                f"expected heatmaps [B, {self.spec.joints}, {size[0]}, {size[1]}] for {self.sidecar.file}, "
+                f"got {list(heatmaps.shape)}: export it with --heatmap-size {heatmaps.shape[2]},{heatmaps.shape[3]}"
+            )
+        if len(heatmaps) == 0:
+            return
+        if affine is None:
+            affine = np.tile(np.eye(2, 3, dtype=np.float32), (len(heatmaps), 1, 1))
+        maps = np.ascontiguousarray(heatmaps, dtype=np.float32)
+        self._infer(maps, np.ascontiguousarray(affine), np.array([threshold], np.float32), out)
+
+    @abstractmethod
+    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+        """Run at least one pose: the two inputs in the artefact's order and the threshold [1], into ``out``."""
+
+
+def library_availability(library: str, name: str, extra: str) -> Availability:
+    """Whether a library that a backend needs is installed.
+
+    Args:
+        library: Its import name.
+        name: Its name for people.
+        extra: The extra of port-deploy that brings it.
+    """
+    if find_spec(library) is None:
+        return Availability(False, f"{name} is not installed", f'pip install "port-deploy[{extra}]"')
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return Availability(True, f"{name} {version(library)}")
+    except PackageNotFoundError:
+        return Availability(True, name)
+
+
+def require_library(library: str, what: str, extra: str) -> None:
+    """Raise unless a library is installed.
+
+    Raises:
+        BackendUnavailableError: It is not; the message holds the pip command.
+    """
+    if find_spec(library) is None:
+        raise missing_extra(what, extra)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, for messages of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def require_cpu_device(device: str, name: str) -> None:
+    """Raise unless the device is the CPU.
+
+    Raises:
+        InputError: It is another.
+    """
+    if device != "cpu":
+        raise InputError(f"backend {name} runs on the CPU only, got device {device!r}: use device='cpu'")
+
+
+def artefact_path(path: str | Path) -> Path:
+    """The path, absolute: runtimes that open files by name find it whatever the working directory."""
+    return Path(path).resolve()

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `onnxruntime` backend: runs ``NAME.onnx`` through any of ONNX Runtime's providers, with no copy of its own.
+
+Inputs and outputs are bound where they lie: host memory, or a GPU's where the provider computes there.
+May use: artefact, onnx_bytes, sidecar, errors, onnxruntime. Test: tests/test_backend_onnxruntime.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from port_deploy.backends.artefact import (
+    ArtefactBackend,
+    artefact_path,
+    first_line,
+    library_availability,
+    require_library,
+)
+from port_deploy.backends.base import Availability, FloatArray, HostBuffers
+from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError
+from port_deploy.onnx_bytes import without_initializer
+from port_deploy.sidecar import INPUTS, OUTPUTS, Sidecar, read_sidecar
+
+Provider = str | tuple[str, Mapping[str, Any]]
+
+_LOG_ERRORS = 3  # ONNX Runtime's severity
+
+
+def availability() -> Availability:
+    """Whether ONNX Runtime is installed, and its providers."""
+    state = library_availability("onnxruntime", "ONNX Runtime", "onnxruntime")
+    if not state.available:
+        return state
+    import onnxruntime
+
+    return Availability(True, f"ONNX Runtime {onnxruntime.__version__}, {', '.join(_providers())}")
+
+
+def _providers() -> list[str]:
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+class OnnxRuntimeBackend(ArtefactBackend):
+    """One session; runs from any number of threads."""
+
+    def __init__(self, sidecar: Sidecar, session: Any) -> None:
+        import onnxruntime
+
+        first = session.get_providers()[0]
+        detail = f"ONNX Runtime {onnxruntime.__version__}, {first}, {sidecar.precision}"
+        super().__init__("onnxruntime", detail, sidecar)
+        self.session = session
+        self.output_names = OUTPUTS[sidecar.input]
+
+    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+        binding = self.session.io_binding()
+        given = [np.ascontiguousarray(a) for a in (first, second, threshold)]  # alive until the run is over
+        for name, array in zip(self.input_names, given, strict=True):
+            binding.bind_cpu_input(name, array)
+        targets: tuple[NDArray[Any], ...] = (out.joints, out.confidence, out.mask)
+        for name, target in zip(self.output_names, targets, strict=True):
+            binding.bind_output(name, "cpu", 0, target.dtype.type, target.shape, target.ctypes.data)
+        self.session.run_with_iobinding(binding)
+
+    def run_on_device(
+        self, inputs: Sequence[Any], threshold: float, outputs: Sequence[Any], device: str = "cuda", index: int = 0
+    ) -> None:
+        """Run on arrays that lie where the provider computes, without a copy; B must be at least 1.
+
+        The work is finished when this returns. The caller's own stream must have finished writing the inputs before.
+
+        Args:
+            inputs: The artefact's two inputs, contiguous float32, with ``__cuda_array_interface__`` (or
+                ``__array_interface__`` where ``device`` is ``cpu``).
+            threshold: δ.
+            outputs: Joints, confidence and mask likewise; written to.
+            device: ``cuda`` or ``cpu``.
+            index: Which GPU.
+
+        Raises:
+            InputError: An array is not on that device, or not contiguous.
+        """
+        binding = self.session.io_binding()
+        for name, array in zip(self.input_names[:2], inputs, strict=True):
+            shape, pointer = _memory(array, name, device, "<f4")
+            binding.bind_input(name, device, index, np.float32, shape, pointer)
+        delta = np.array([threshold], np.float32)
+        binding.bind_cpu_input(self.input_names[2], delta)
+        kinds = (("<f4", np.float32), ("<f4", np.float32), ("|b1", np.bool_))
+        for name, array, (typestr, dtype) in zip(self.output_names, outputs, kinds, strict=True):
+            shape, pointer = _memory(array, name, device, typestr)
+            binding.bind_output(name, device, index, dtype, shape, pointer)
+        self.session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+
+def _memory(array: Any, name: str, device: str, typestr: str) -> tuple[tuple[int, ...], int]:
+    attribute = "__cuda_array_interface__" if device == "cuda" else "__array_interface__"
+    interface = getattr(array, attribute, None)
+    if interface is None or interface.get("strides") is not None or interface["typestr"] != typestr:
+        raise InputError(f"expected {name} as a contiguous {typestr} array on {device}, got {type(array).__name__}")
+    return tuple(interface["shape"]), int(interface["data"][0])
+
+
+def load(
+    path: str | Path,
+    *,
+    threads: int = 0,
+    device: str = "cpu",
+    providers: Sequence[Provider] | None = None,
+) -> OnnxRuntimeBackend:
+    """Load an ONNX artefact.
+
+    Args:
+        path: ``NAME.onnx``; its sidecar lies beside it.
+        threads: Of one call; 0 lets ONNX Runtime choose.
+        device: ``cpu`` or ``cuda``; ``cuda`` asks for CUDAExecutionProvider.
+        providers: ONNX Runtime's provider names, or pairs of name and options, passed through as they are; they win
+            over ``device``.
+
+    Raises:
+        BackendUnavailableError: ONNX Runtime or a provider that was asked for is not there, or it lacks an operator.
+        ModelFileError: The sidecar does not fit, or ONNX Runtime cannot read the file.
+    """
+    require_library("onnxruntime", "backend onnxruntime", "onnxruntime")
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    sidecar = read_sidecar(path, "onnx")
+    wanted = list(providers) if providers is not None else ["CUDAExecutionProvider"] * device.startswith("cuda")
+    have = _providers()
+    for provider in wanted:
+        name = provider if isinstance(provider, str) else provider[0]
+        if name not in have:
+            raise BackendUnavailableError(
+                f"ONNX Runtime {onnxruntime.__version__} has no {name} (it has {', '.join(have)}): "
+                "pip install onnxruntime-gpu for CUDA and TensorRT, onnxruntime-openvino for OpenVINO"
+            )
+    if "CPUExecutionProvider" not in wanted:
+        wanted.append("CPUExecutionProvider")
+    # An input with a default cannot be bound; without it, it is an input like the others.
+    data = without_initializer(artefact_path(path).read_bytes(), INPUTS[sidecar.input][2])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=wanted)
+    except errors.NotImplemented as error:
+        raise BackendUnavailableError(
+            f"ONNX Runtime {onnxruntime.__version__} with {wanted[0]} lacks an operator that {path} "
+            f"({sidecar.precision}) needs ({first_line(error)}): use backend openvino, or export --precision fp32"
+        ) from error
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        raise ModelFileError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path} ({first_line(error)}): export it again"
+        ) from error
+    if wanted[0] not in ("CPUExecutionProvider", *session.get_providers()) and isinstance(wanted[0], str):
+        raise BackendUnavailableError(
+            f"ONNX Runtime fell back from {wanted[0]} to {session.get_providers()[0]}: install that provider's "
+            "libraries (for CUDA: the CUDA and cuDNN versions its release notes name), or use device='cpu'"
+        )
+    return OnnxRuntimeBackend(sidecar, session)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running an ONNX artefact in ONNX's own reference evaluator: slow, and it has every type.
+
+For verification only, where ONNX Runtime's CPU provider lacks an operator (bf16 matrix products).
+May use: backends.artefact, onnx. Test: tests/test_export.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from port_deploy.backends.artefact import ArtefactBackend
+from port_deploy.backends.base import FloatArray, HostBuffers
+from port_deploy.errors import missing_extra
+from port_deploy.sidecar import read_sidecar
+
+
+class ReferenceBackend(ArtefactBackend):
+    """The artefact in ``onnx.reference``.
+
+    Args:
+        path: ``NAME.onnx``; its sidecar lies beside it.
+
+    Raises:
+        BackendUnavailableError: onnx is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            import onnx
+            from onnx.reference import ReferenceEvaluator
+        except ModuleNotFoundError as error:
+            raise missing_extra("ONNX's reference evaluator", "export") from error
+        super().__init__("onnx-reference", f"ONNX {onnx.__version__} reference evaluator", read_sidecar(path, "onnx"))
+        self._evaluator = ReferenceEvaluator(onnx.load(str(path)))
+
+    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+        with np.errstate(all="ignore"):
+            answers = self._evaluator.run(None, dict(zip(self.input_names, (first, second, threshold), strict=True)))
+        out.joints[...], out.confidence[...], out.mask[...] = answers

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one change that runtimes need in an ONNX file, made on its bytes, so that no ONNX library has to be there.
+
+An exported graph carries δ as an input *with a default* (an initializer of the same name), which ONNX Runtime lets the
+caller override. TensorRT and OpenVINO read such an input as a constant: for them the default is taken out, and the
+input becomes an ordinary one. May use: errors. Test: tests/test_onnx_bytes.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from port_deploy.errors import ModelFileError
+
+_MODEL_GRAPH = 7  # field numbers of onnx.proto
+_GRAPH_INITIALIZER = 5
+_TENSOR_NAME = 8
+_LENGTH_DELIMITED = 2
+
+
+def without_initializer(model: bytes, name: str) -> bytes:
+    """An ONNX model without the initializer ``name``; every other byte of the graph stays as it is.
+
+    Args:
+        model: A serialised ModelProto.
+        name: Name of a top-level initializer.
+
+    Raises:
+        ModelFileError: The bytes are not an ONNX model with a graph that holds that initializer.
+    """
+    result = bytearray()
+    found = False
+    for field, start, payload, end in _fields(model, 0, len(model)):
+        if field != _MODEL_GRAPH:
+            result += model[start:end]
+            continue
+        graph = bytearray()
+        for inner, inner_start, inner_payload, inner_end in _fields(model, payload, end):
+            if inner == _GRAPH_INITIALIZER and _tensor_name(model, inner_payload, inner_end) == name:
+                found = True
+            else:
+                graph += model[inner_start:inner_end]
+        result += _varint(_MODEL_GRAPH << 3 | _LENGTH_DELIMITED) + _varint(len(graph)) + graph
+    if not found:
+        raise ModelFileError(f"expected an ONNX model with an initializer {name!r}: export it again with port-export")
+    return bytes(result)
+
+
+def _tensor_name(data: bytes, start: int, end: int) -> str:
+    for field, _, payload, stop in _fields(data, start, end):
+        if field == _TENSOR_NAME:
+            return data[payload:stop].decode("utf-8", "replace")
+    return ""
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Field number, start, start of the payload, and end of every field of a protobuf message."""
+    position = start
+    while position < end:
+        tag, payload = _read_varint(data, position, end)
+        wire = tag & 7
+        if wire == 0:
+            stop = _read_varint(data, payload, end)[1]
+        elif wire == _LENGTH_DELIMITED:
+            length, payload = _read_varint(data, payload, end)
+            stop = payload + length
+        elif wire in (1, 5):
+            stop = payload + (8 if wire == 1 else 4)
+        else:
+            raise ModelFileError("not an ONNX model, or a damaged one: export it again with port-export")
+        if stop > end:
+            raise ModelFileError("the ONNX model is cut short: copy or export it again")
+        yield tag >> 3, position, payload, stop
+        position = stop
+
+
+def _read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < end and shift < 64:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return value, position
+        shift += 7
+    raise ModelFileError("the ONNX model is cut short or damaged: copy or export it again")
+
+
+def _varint(value: int) -> bytes:
+    result = bytearray()
+    while value > 0x7F:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    result.append(value)
+    return bytes(result)
