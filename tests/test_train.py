@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training (nn/{mjm,fused,train,options,checkpoint}.py, cli/train.py): it learns, repeats itself, resumes, refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from port_deploy.cli.train import main  # noqa: E402
+from port_deploy.config import ModelSpec, PortConfig  # noqa: E402
+from port_deploy.errors import InputError, ModelFileError, PortError  # noqa: E402
+from port_deploy.nn import train as train_module  # noqa: E402
+from port_deploy.nn.data import DataSpec  # noqa: E402
+from port_deploy.nn.fused import FusedPort  # noqa: E402
+from port_deploy.nn.mjm import (  # noqa: E402
+    BODY,
+    DetectorModel,
+    Graph,
+    detector_model,
+    distance_loss,
+    mask_joints,
+    reconstruction_loss,
+    shared_noise,
+    simulate_detector,
+)
+from port_deploy.nn.options import TrainOptions  # noqa: E402
+from port_deploy.nn.port import Port  # noqa: E402
+from port_deploy.nn.train import Trainer  # noqa: E402
+from port_deploy.skeleton import Skeleton  # noqa: E402
+from port_deploy.weights import load_model  # noqa: E402
+
+CHAIN = Skeleton("chain6", tuple("abcdef"), tuple((i, i + 1) for i in range(5)))
+SMALL = {"width": 16, "layers": 1, "heads": 2, "head_dim": 8}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Equal sums need an equal number of threads; one is also the quickest here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def poses(tmp_path: Path) -> Path:
+    """Straight, evenly spaced chains: any two visible joints tell where the hidden ones are."""
+    along = np.linspace(-1, 1, 6)[None, :, None] * np.array([1.0, 0.0])
+    bend = np.random.default_rng(0).uniform(-0.2, 0.2, (600, 1, 1)) * (np.linspace(-1, 1, 6)[:, None] ** 2) * [0.0, 1.0]
+    path = tmp_path / "chains.npz"
+    np.savez(path, joints=((along + bend) * 100).astype(np.float32), names=CHAIN.names)
+    return path
+
+
+def make(poses: Path, output: Path, kind: str = "soft", **changes: Any) -> Trainer:
+    spec = ModelSpec("chain", CHAIN, PortConfig.preset(kind, **SMALL), min_visible=3)
+    changes = {"epochs": 2, "epoch_poses": 64 * 6, "batch": 64, "average": 0.5, "warmup_steps": 2} | changes
+    return Trainer(spec, TrainOptions.preset(kind, data=(DataSpec(poses),), **changes), output)
+
+
+def weights(trainer: Trainer) -> dict[str, Any]:
+    return {k: v.detach().clone() for k, v in trainer.port.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["soft", "paper"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_fused_network_is_the_network(kind: str, shared: bool) -> None:
+    torch.manual_seed(0)
+    config = PortConfig.preset(kind, **SMALL, hops=(0, 1, 3), share_hop_weights=shared)
+    port = Port(config, CHAIN, torch.float64)
+    if port.mask_embedding is not None:
+        torch.nn.init.normal_(port.mask_embedding)
+    inputs = torch.randn(5, 6, config.input_channels, dtype=torch.float64)
+    mask = torch.rand(5, 6) < 0.4
+    fused = FusedPort(port, torch.float64)
+    expected = port(inputs, mask)
+    expected.square().sum().backward()
+    gradients = {k: v.grad.clone() for k, v in port.named_parameters()}
+    port.zero_grad()
+    answer = fused(inputs, mask)
+    answer.square().sum().backward()
+    torch.testing.assert_close(answer, expected)
+    for name, parameter in port.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], msg=name)
+
+
+@pytest.mark.parametrize("kind", ["soft", "paper"])
+def test_it_learns(poses: Path, tmp_path: Path, kind: str) -> None:
+    trainer = make(poses, tmp_path / "run", kind, epochs=3, epoch_poses=64 * 120, lr=5e-3, average=0.95)
+    before = trainer.evaluate()["sources"]["chains"]
+    trainer.run()
+    after = trainer.evaluate()["sources"]["chains"]
+    assert after["error_masked"] < 0.75 * before["error_masked"]
+    assert after["error_masked"] < 0.95 * after["detector_masked"]
+    losses = [h["loss"] for h in trainer.progress.history]
+    assert losses[-1] < losses[0]
+
+
+def test_what_is_written_reads_back(poses: Path, tmp_path: Path) -> None:
+    trainer = make(poses, tmp_path / "run")
+    trainer.run()
+    model = load_model(trainer.model_path)
+    assert model.spec.training["data"][0]["file"] == "chains.npz"
+    assert model.spec.training["data"][0]["poses"] + model.spec.training["data"][0]["held_out"] == 600
+    assert set(model.spec.metrics["held_out"]["sources"]) == {"chains"}
+    metrics = json.loads((tmp_path / "run" / "chain.metrics.json").read_text())
+    assert len(metrics["history"]) == 2
+    assert metrics["best"]["held_out"]["score"] == min(h["held_out"]["score"] for h in metrics["history"])
+    assert str(tmp_path) not in model.data.decode("latin-1"), "no path of the training machine in the model"
+
+
+def test_a_seed_decides_everything(poses: Path, tmp_path: Path) -> None:
+    runs = [make(poses, tmp_path / str(i), seed=seed) for i, seed in enumerate((3, 3, 4))]
+    for trainer in runs:
+        trainer.run()
+    first, same, other = (weights(t) for t in runs)
+    assert all(torch.equal(first[k], same[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def test_resuming_answers_what_an_uninterrupted_run_does(poses: Path, tmp_path: Path) -> None:
+    whole = make(poses, tmp_path / "whole", epochs=3)
+    whole.run()
+    broken = make(poses, tmp_path / "broken", epochs=3)
+
+    def stop(step: int, _total: int, _loss: float) -> None:
+        if step == 9:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken.run(stop)
+    assert load_model(broken.model_path).spec.name == "chain", "the first epoch's model is whole"
+    assert {p.name for p in broken.output.iterdir()} == {
+        *("checkpoint.safetensors", "chain.safetensors", "chain.metrics.json")
+    }
+    again = make(poses, tmp_path / "broken", epochs=3)
+    again.resume()
+    assert again.progress.epoch == 1
+    again.run()
+    first, second = weights(whole), weights(again)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert whole.model_path.read_bytes() == again.model_path.read_bytes()
+    strip = [{k: v for k, v in h.items() if k != "seconds"} for h in again.progress.history]
+    assert strip == [{k: v for k, v in h.items() if k != "seconds"} for h in whole.progress.history]
+
+
+def test_resuming_something_else_is_refused(poses: Path, tmp_path: Path) -> None:
+    trainer = make(poses, tmp_path / "run", epochs=1)
+    with pytest.raises(InputError, match="no checkpoint"):
+        trainer.resume()
+    trainer.run()
+    with pytest.raises(InputError, match="options differ"):
+        make(poses, tmp_path / "run", epochs=1, seed=1).resume()
+    trainer.checkpoint.write_bytes(trainer.checkpoint.read_bytes()[:1000])
+    with pytest.raises(ModelFileError, match="not a checkpoint"):
+        make(poses, tmp_path / "run", epochs=1).resume()
+
+
+def test_starting_from_a_model(poses: Path, tmp_path: Path) -> None:
+    first = make(poses, tmp_path / "first")
+    first.run()
+    second = make(poses, tmp_path / "second", start=str(first.model_path))
+    kept = load_model(first.model_path).tensors
+    assert all(np.array_equal(v.numpy(), kept[k]) for k, v in weights(second).items())
+    with pytest.raises(InputError, match="another network"):
+        make(poses, tmp_path / "third", kind="paper", start=str(first.model_path))
+
+
+def test_divergence_keeps_the_last_good_model(poses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(poses, tmp_path / "run", epochs=1)
+    trainer.run()
+    good = trainer.model_path.read_bytes()
+    trainer = make(poses, tmp_path / "run", epochs=2)
+    monkeypatch.setattr(train_module, "distance_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(PortError, match="the loss is nan"):
+        trainer.run()
+    assert trainer.model_path.read_bytes() == good
+
+
+def test_missing_labels_stay_out_of_the_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    joints = torch.randn(64, 6, 2, generator=generator)
+    labelled = torch.rand(64, 6, generator=generator) < 0.7
+    for detection in (
+        simulate_detector(joints, labelled, DetectorModel(), Graph.of(CHAIN), generator),
+        mask_joints(joints, labelled, 0.4, 0.5, 0.02, generator),
+    ):
+        assert not (detection.target & ~labelled).any()
+        assert (detection.confidence[~labelled] <= 0.45).all()
+    recon = torch.where(labelled.unsqueeze(-1), joints + 1.0, torch.full_like(joints, 1e6))
+    assert reconstruction_loss(recon, joints, labelled) == pytest.approx(2.0)
+    assert distance_loss(recon, joints, labelled) == pytest.approx(2.0**0.5, rel=1e-4)
+
+
+def test_unlabelled_joints_never_reach_the_gradient(poses: Path, tmp_path: Path) -> None:
+    """Whatever stands where a label is missing, the loss of a batch is the same."""
+    trainer = make(poses, tmp_path / "run")
+    joints = torch.randn(32, 6, 2)
+    labelled = torch.rand(32, 6) < 0.8
+    values = []
+    for fill in (0.0, 50.0):
+        filled = torch.where(labelled.unsqueeze(-1), joints, torch.full_like(joints, fill))
+        detection = replace(
+            simulate_detector(joints, labelled, DetectorModel(), Graph.of(CHAIN), torch.Generator().manual_seed(1)),
+            threshold=torch.full((32, 1), 0.4),
+        )
+        values.append(trainer.losses(detection, filled, torch.full((32, 1, 1), 40.0))[0].item())
+    assert values[0] == values[1] > 0
+
+
+def test_masked_joint_modelling_masks_its_share() -> None:
+    joints = torch.zeros(500, 6, 2)
+    labelled = torch.ones(500, 6, dtype=torch.bool)
+    detection = mask_joints(joints, labelled, 0.5, 0.5, 0.0, torch.Generator().manual_seed(0))
+    assert (detection.target.sum(1) == 3).all()
+    assert torch.equal(detection.confidence < detection.threshold, detection.target)
+    assert (detection.joints[~detection.target] == 0).all()
+    assert detection.joints[detection.target].std() == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["hand21", "mpii16"])
+def test_the_simulated_detector_is_less_sure_where_it_is_wrong(name: str) -> None:
+    skeleton = Skeleton.load(name)
+    assert (detector_model(skeleton) is BODY) == (name == "mpii16")
+    generator = torch.Generator().manual_seed(0)
+    joints = torch.randn(4000, len(skeleton.names), 2, generator=generator)
+    labelled = torch.ones(joints.shape[:2], dtype=torch.bool)
+    detection = simulate_detector(joints, labelled, detector_model(skeleton), Graph.of(skeleton), generator)
+    error = (detection.joints - joints).norm(dim=-1)
+    found = error.isfinite()
+    assert (detection.confidence[~found] == 0).all()
+    assert detection.confidence.min() >= 0
+    assert detection.confidence.max() <= 1
+    edges = (0.0, 0.2, 0.4, 0.6, 0.8, 1.01)
+    bins = [
+        error[found & (detection.confidence >= a) & (detection.confidence < b)].mean().item()
+        for a, b in pairwise(edges)
+    ]
+    assert bins == sorted(bins, reverse=True)
+    assert bins[0] > 10 * bins[-1]
+
+
+def test_shared_noise_has_variance_one_and_runs_along_bones() -> None:
+    graph = Graph.of(CHAIN)
+    noise = shared_noise(20000, 0.9, graph.smooth, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(noise.std((0, 2)), torch.ones(6), atol=0.03, rtol=0)
+    near, far = (noise[:, 2] * noise[:, 3]).mean(), (noise[:, 0] * noise[:, 5]).mean()
+    assert near > 0.2
+    assert abs(far) < 0.05
+
+
+def command(poses: Path, tmp_path: Path, *more: str) -> list[str]:
+    skeleton = tmp_path / "chain.json"
+    skeleton.write_text(json.dumps(CHAIN.to_json()))
+    small = [f"--config={k}={v}" for k, v in SMALL.items()]
+    base = ["--data", str(poses), "--skeleton", str(skeleton), "-o", str(tmp_path / "out"), "--min-visible", "3"]
+    return [*base, *small, "--epochs", "1", "--epoch-poses", "128", "--batch", "64", *more]
+
+
+def test_command(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(poses, tmp_path, "--json", "--name", "mine", "--licence", "CC0", "--threshold", "0.2")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["epochs"] == 1
+    model = load_model(printed["model"])
+    assert (model.spec.name, model.spec.licence, model.spec.threshold) == ("mine", "CC0", 0.2)
+    assert main(command(poses, tmp_path, "--name", "mine", "--licence", "CC0", "--threshold", "0.2", "--resume")) == 0
+    assert "best of 1 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data", "none.npz"], "no data file"),
+        (["--skeleton", "nobody"], "no skeleton"),
+        (["--skeleton", "hand21"], "none of the joints"),
+        (["--hold-out", "subject"], "expected --hold-out"),
+        (["--hold-out", "subject=x"], "expected --hold-out"),
+        (["--config", "depth=3"], "no field 'depth'"),
+        (["--config", "layers=0"], "expected layers"),
+        (["--lr", "-1"], "expected lr"),
+        (["--epochs", "0"], "expected epochs"),
+        (["--threshold", "nan"], "threshold"),
+        (["--resume"], "no checkpoint"),
+        (["--start", "none.safetensors"], "cannot read model"),
+        (["--threads", "-1"], "expected --threads"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert main(command(poses, tmp_path, *more)) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
