@@ -49,9 +49,14 @@ def collect() -> dict[str, Any]:
         "native": _native(),
         "backends": [{"name": name, **_availability(name).__dict__} for name in backends.names()],
         "gpus": gpus(),
-        "models": [_model(name) for name in bundled_models()],
+        "models": bundled_model_facts(),
         "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
     }
+
+
+def bundled_model_facts() -> list[dict[str, Any]]:
+    """Skeleton, kind, size, licence and metrics of each model that comes with the package."""
+    return [_model(name) for name in bundled_models()]
 
 
 def processor_name() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from port_deploy.cli.common import Parser, print_json, run, table
-from port_deploy.info import collect
+from port_deploy.info import bundled_model_facts, collect
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -25,11 +25,15 @@ def parser() -> ArgumentParser:
     """The options."""
     options = Parser(prog="port-info", description="Version, build, backends, GPUs and bundled models.")
     options.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    options.add_argument("--markdown", action="store_true", help="the table of models alone, as README.md has it")
     return options
 
 
 def _command(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
+    if options.markdown:
+        print(models_markdown(bundled_model_facts()), end="")
+        return 0
     facts = collect()
     if options.json:
         print_json(facts)
@@ -52,6 +56,18 @@ def _command(argv: Sequence[str] | None) -> int:
         print("models: none in this installation; port-train makes one")
     print("\nlibraries: " + ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()))
     return 0
+
+
+def models_markdown(models: Sequence[dict[str, Any]]) -> str:
+    """The bundled models as a Markdown table, one line each."""
+    lines = ["| model | skeleton | kind | parameters | size | δ | measured | licence of the weights |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for m in models:
+        size = f"{m['size_bytes'] / 1e6:.1f} MB"
+        cells = (f"`{m['name']}`", f"`{m['skeleton']}`", f"`{m['kind']}`", f"{m['parameters']:,}", size)
+        tail = (f"{m['threshold']:g}", headline(m["metrics"]) or "–", m["licence"])
+        lines.append("| " + " | ".join((*cells, *tail)) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def headline(metrics: Any) -> str:

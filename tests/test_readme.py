@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What README.md prints works: Python blocks run, C++ compiles, commands and options exist, tables are current."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from port_deploy.cli.info import models_markdown
+from port_deploy.info import bundled_model_facts
+from port_deploy.skeleton import bundled_skeletons
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+MODULES = {"port-eval": "evaluate"}
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
+    assert found, f"README has no {language} block"
+    return found
+
+
+def commands() -> list[str]:
+    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def help_of(command: str) -> str:
+    module = importlib.import_module(f"port_deploy.cli.{MODULES.get(command, command.removeprefix('port-'))}")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert module.main(["--help"]) == 0
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("index", range(len(blocks("python"))))
+def test_python_blocks_run(index: int, capsys: pytest.CaptureFixture[str]) -> None:
+    block = blocks("python")[index]
+    if "import torch" in block:
+        pytest.importorskip("torch", reason='PyTorch is not installed: pip install "port-deploy[export]"')
+    namespace: dict[str, object] = {}
+    exec(compile(block, f"README python block {index + 1}", "exec"), namespace)
+    if "print" in block:
+        assert "joints rebuilt" in capsys.readouterr().out
+
+
+def test_cpp_block_compiles(tmp_path: Path) -> None:
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    assert compiler, "expected a C++ compiler: the package cannot be built without one either"
+    for block in blocks("cpp"):
+        (tmp_path / "block.cpp").write_text(block)
+        options = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{ROOT / 'csrc' / 'include'}"]
+        done = subprocess.run([compiler, *options, tmp_path / "block.cpp"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_commands_and_their_options_exist() -> None:
+    scripts = re.findall(r"^(port-\w+) = ", (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    used = set()
+    for line in commands():
+        program, *arguments = shlex.split(line)
+        if program == "make":
+            assert set(arguments) <= set(targets), line
+        elif program.startswith("port-"):
+            used.add(program)
+            assert program in scripts, line
+            text = help_of(program)
+            for option in (a for a in arguments if a.startswith("-")):
+                assert re.search(rf"(^|[\s,\[]){re.escape(option)}\b", text), (
+                    f"{line}: {program} has no option {option}"
+                )
+        else:
+            assert program in ("pip", "cmake"), line
+    assert {"port-info", "port-train", "port-eval", "port-export"} <= used
+    mentioned = set(re.findall(r"`(port-[a-z]+)", README.read_text("utf-8")))
+    assert mentioned <= {*scripts, "port-deploy"}
+
+
+def test_extras_named_in_the_readme_are_those_of_the_package() -> None:
+    text = README.read_text("utf-8")
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    section = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    declared = set(re.findall(r"^([a-z-]+) = ", section, re.M))
+    table = text.split("| extra | for |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([a-z-]+)`", "\n".join(r.split("|")[1] for r in table.splitlines()[2:]))) == declared
+
+
+def test_links_and_pictures_are_there_and_small() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text("utf-8")):
+        path = ROOT / target
+        assert path.exists(), target
+        if path.suffix in (".jpg", ".png", ".svg"):
+            assert path.stat().st_size < 200_000, target
+
+
+def test_model_table_is_what_port_info_renders() -> None:
+    table = README.read_text("utf-8").split("<!-- models:start -->\n")[1].split("<!-- models:end -->")[0]
+    assert table == models_markdown(bundled_model_facts()), "port-info --markdown prints the table to put there"
+
+
+def test_skeletons_are_all_named() -> None:
+    for name in bundled_skeletons():
+        assert f"`{name}`" in README.read_text("utf-8")
