@@ -43,8 +43,8 @@ def _command(argv: Sequence[str] | None) -> int:
     print(f"processor: {processor['name']}, {processor['cores']} cores")
     print("GPUs: " + ("; ".join(", ".join(g.values()) for g in facts["gpus"]) or "none (no NVIDIA driver answers)"))
     print("native core: " + _native(facts["native"]))
-    print("\n" + table([_backend(b) for b in facts["backends"]], ("backend", "", "what there is, or what mends it")))
-    print()
+    print("\nbackends")
+    print("\n".join(map(_backend, facts["backends"])) + "\n")
     if facts["models"]:
         print(
             table([_model(m) for m in facts["models"]], ("model", "skeleton", "kind", "size", "parameters", "licence"))
@@ -88,20 +88,16 @@ def headline(metrics: Any) -> str:
 
 
 def _native(native: dict[str, Any]) -> str:
-    return native["error"] if "error" in native else ", ".join(f"{k} {_text(v)}" for k, v in native.items())
+    if "error" in native:
+        return str(native["error"])
+    text = f"{native['selected_isa']} (built for {', '.join(native['compiled_isas'])}; here: "
+    text += f"{', '.join(native['available_isas'])}), bf16 {'yes' if native['bf16'] else 'no'}, {native['compiler']}"
+    return f"{text}\nCUDA: {native['cuda_info']['detail']}"
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{k} {_text(v)}" for k, v in value.items()) + ")"
-    if isinstance(value, (list, tuple)):
-        return "/".join(map(str, value))
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
-
-
-def _backend(backend: dict[str, Any]) -> tuple[str, str, str]:
-    remedy = f" → {backend['remedy']}" if backend["remedy"] else ""
-    return backend["name"], "yes" if backend["available"] else "no", backend["detail"] + remedy
+def _backend(backend: dict[str, Any]) -> str:
+    line = f"  {backend['name']:<13} {'yes' if backend['available'] else 'no ':<4} {backend['detail']}"
+    return line + (f"\n{'→ ':>22}{backend['remedy']}" if backend["remedy"] else "")
 
 
 def _model(model: dict[str, Any]) -> tuple[str, ...]:
