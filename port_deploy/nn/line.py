@@ -50,19 +50,17 @@ class Decode(nn.Module):
         if maps.dtype == torch.float16 or maps.dtype == torch.bfloat16:
             maps = maps.to(torch.float32)
         column = torch.arange(width, device=maps.device).to(maps.dtype)
-        row = torch.arange(height, device=maps.device).to(maps.dtype).unsqueeze(-1)
-        grid = torch.stack([column.expand(height, width), row.expand(height, width)], -1).flatten(0, 1)  # [H*W, 2]
+        row = torch.arange(height, device=maps.device).to(maps.dtype)
         usable = (maps <= 3e38).all(-1)  # False for NaN and +inf; a maximum loses NaN in ONNX Runtime
         if self.codec == "argmax":
+            grid = torch.stack(
+                [column.repeat(height), row.unsqueeze(-1).expand(height, width).flatten()], -1
+            )  # [H*W, 2]
             joints = grid[maps.argmax(-1)]
-        elif self.codec == "softargmax-sum":
-            clipped = maps.clamp(min=0.0)
-            total = clipped.sum(-1, keepdim=True)
-            centre = torch.full_like(grid[0], 0.5) * (grid[-1])
-            mean = torch.matmul(clipped, grid) / torch.where(total > 0, total, torch.ones_like(total))
-            joints = torch.where(total > 0, mean, centre)
         else:
-            joints = torch.matmul(torch.softmax(maps * self.temperature, -1), grid)
+            soft = self.codec == "softargmax"
+            weights = torch.softmax(maps * self.temperature, -1) if soft else maps.clamp(min=0.0)
+            joints = self.expectation(weights.reshape(heatmaps.shape), column, row)
         readable = torch.where(usable.unsqueeze(-1), joints, torch.zeros_like(joints))
         x = readable[..., 0].round().clamp(0, width - 1).to(torch.int64)
         y = readable[..., 1].round().clamp(0, height - 1).to(torch.int64)
@@ -70,6 +68,17 @@ class Decode(nn.Module):
         missing = torch.full_like(joints, float("nan"))
         joints = torch.where(usable.unsqueeze(-1), joints, missing)
         return joints, torch.where(usable, peak, torch.zeros_like(peak))
+
+    def expectation(self, weights: Tensor, column: Tensor, row: Tensor) -> Tensor:
+        """Mean place under weights [B, N, H, W], which need not sum to one: [B, N, 2]; the centre where all are 0.
+
+        Sums over rows and columns first: in float32 a hundred times nearer than one sum over H * W pixels.
+        """
+        columns, rows = weights.sum(2), weights.sum(3)  # [B, N, W], [B, N, H]
+        total = rows.sum(-1, keepdim=True)
+        moment = torch.stack([(columns * column).sum(-1), (rows * row).sum(-1)], -1)  # [B, N, 2]
+        centre = torch.stack([column[-1], row[-1]]) * 0.5
+        return torch.where(total > 0, moment / torch.where(total > 0, total, torch.ones_like(total)), centre)
 
 
 def to_image(joints: Tensor, affine: Tensor) -> Tensor:
