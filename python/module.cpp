@@ -182,6 +182,15 @@ PYBIND11_MODULE(_core, m) {
   m.def("decode", &decode_maps, py::arg("heatmaps"), py::arg("codec"), py::arg("temperature"), py::arg("threshold"),
         py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"), py::kw_only(), py::arg("threads") = 1,
         py::arg("isa") = py::none());
+  m.def(
+      "measure_peak_flops",
+      [](const std::string& precision, double seconds, const std::optional<std::string>& isa) {
+        const Precision chosen = precision_from_string(precision);
+        const std::optional<Isa> forced = parse_isa(isa);
+        const py::gil_scoped_release released;
+        return measure_peak_flops(chosen, seconds, forced);
+      },
+      py::arg("precision") = "fp32", py::arg("seconds") = 0.1, py::kw_only(), py::arg("isa") = py::none());
   m.def("build_info", &build);
   m.def("cuda_info", &cuda);
 }

@@ -67,6 +67,24 @@ def build_info() -> dict[str, Any]:
         raise translate(error) from None
 
 
+def peak_flops(precision: str = "fp32", seconds: float = 0.1) -> float:
+    """The fastest rate of fused multiply-adds on one core, floating-point operations a second: for port-bench.
+
+    Args:
+        precision: ``fp32`` or ``bf16``.
+        seconds: How long it is measured, above 0 and up to 60.
+
+    Raises:
+        InputError: An argument is out of range.
+        BackendUnavailableError: The core is not built, or the processor lacks the precision.
+    """
+    module = core()
+    try:
+        return float(module.measure_peak_flops(precision, seconds))
+    except module.Error as error:
+        raise translate(error) from None
+
+
 class NativeBackend:
     """The core's Refiner. Attributes as `Backend` says.
 

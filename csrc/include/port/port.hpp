@@ -180,6 +180,10 @@ class Refiner {
 void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
             int threads = 1, std::optional<Isa> isa = std::nullopt);
 
+// The fastest rate of fused multiply-adds on one core within `seconds` (0..60), in floating-point operations a second,
+// on the calling thread: the yardstick of benchmarks. `isa` as in Options. Error(kInput), Error(kUnavailable).
+double measure_peak_flops(Precision precision, double seconds, std::optional<Isa> isa = std::nullopt);
+
 struct BuildInfo {
   std::string version;                             // of the library
   std::string compiler;                            // "GNU 12.2.0"
