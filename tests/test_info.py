@@ -68,7 +68,13 @@ def test_a_broken_bundled_model_does_not_stop_the_report(
     assert "no-such-model" in capsys.readouterr().out
 
 
-def test_headline_joins_nested_figures() -> None:
-    assert headline({"dev": {"epe": 9.53991, "n": 423}, "note": "cross-validated", "list": [1]}) == (
-        "dev epe 9.54, dev n 423, note cross-validated"
+def test_headline_averages_the_held_out_sources_and_joins_the_rest() -> None:
+    sources = {
+        "a": {"error_masked": 30.0, "detector_masked": 70.0},
+        "b": {"error_masked": 40.0, "detector_masked": 80.0},
+    }
+    line = headline({"held_out": {"score": 1.0, "sources": sources}, "real": {"epe": 9.53991, "n": 423}, "list": [1]})
+    assert line == (
+        "hidden joints 35 % of the pose's size off, simulated detector 75 % (held-out), real epe 9.54, real n 423"
     )
+    assert headline({}) == ""

@@ -84,11 +84,13 @@ def _command(argv: Sequence[str] | None) -> int:
             {**named, **result.to_json(), "absent": predictions.absent, "joints": _joints(result, spec.skeleton.names)}
         )
         return 0
-    print(f"{options.file} · model {spec.name}, refine {spec.refine}, on {refiner.backend}")
+    print(
+        f"{options.file} · model {spec.name}, refine {spec.refine}, on {refiner.backend.name} ({refiner.backend.detail})"
+    )
     source = "from the command line" if options.threshold is not None else spec.threshold_source
     print(
-        f"{result.samples:,} poses, {result.scored:,} joints scored; δ = {result.threshold:g} ({source}): "
-        f"{result.masked_fraction:.1%} of them below it; {result.left_alone:,} poses left alone by the model's rules"
+        f"{result.samples:,} poses, {result.scored:,} joints scored, {result.masked_fraction:.1%} of them below "
+        f"δ = {result.threshold:g}; {result.left_alone:,} poses left alone by the model's rules\nδ: {source}"
     )
     if predictions.absent:
         print(f"not in the file, given as missing and not scored: {', '.join(predictions.absent)}")

@@ -71,19 +71,24 @@ def models_markdown(models: Sequence[dict[str, Any]]) -> str:
 
 
 def headline(metrics: Any) -> str:
-    """The numbers and short texts of a model's metrics on one line, nested names joined by a space."""
+    """A model's metrics on one line: the mean over its held-out sources, then every other number that it holds."""
     parts: list[str] = []
+    others = dict(metrics)
+    sources = list(others.pop("held_out", {}).get("sources", {}).values())
+    if sources:
+        after, before = (sum(s[name] for s in sources) / len(sources) for name in ("error_masked", "detector_masked"))
+        parts.append(
+            f"hidden joints {after:.0f} % of the pose's size off, simulated detector {before:.0f} % (held-out)"
+        )
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix} {key}".strip(), inner)
-        elif isinstance(value, bool) or value is None or isinstance(value, (list, tuple)):
-            return
-        else:
+        elif isinstance(value, (int, float, str)) and not isinstance(value, bool):
             parts.append(f"{prefix} {value:.4g}" if isinstance(value, float) else f"{prefix} {value}")
 
-    walk("", metrics)
+    walk("", others)
     return ", ".join(parts[:12])
 
 
