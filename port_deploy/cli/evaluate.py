@@ -84,9 +84,8 @@ def _command(argv: Sequence[str] | None) -> int:
             {**named, **result.to_json(), "absent": predictions.absent, "joints": _joints(result, spec.skeleton.names)}
         )
         return 0
-    print(
-        f"{options.file} · model {spec.name}, refine {spec.refine}, on {refiner.backend.name} ({refiner.backend.detail})"
-    )
+    where = f"{refiner.backend.name} ({refiner.backend.detail})"
+    print(f"{options.file} · model {spec.name}, refine {spec.refine}, on {where}")
     source = "from the command line" if options.threshold is not None else spec.threshold_source
     print(
         f"{result.samples:,} poses, {result.scored:,} joints scored, {result.masked_fraction:.1%} of them below "
