@@ -105,6 +105,16 @@ def test_it_learns(poses: Path, tmp_path: Path, kind: str) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_paper_frame_trains_too(poses: Path, tmp_path: Path, precision: str) -> None:
+    spec = ModelSpec("chain", CHAIN, PortConfig.preset("paper", **SMALL), min_visible=3, frame="paper")
+    options = TrainOptions(
+        data=(DataSpec(poses),), epochs=2, epoch_poses=64 * 40, batch=64, lr=5e-3, precision=precision
+    )
+    progress = Trainer(spec, options, tmp_path / "run").run()
+    assert progress.history[1]["loss"] < 0.9 * progress.history[0]["loss"]
+
+
 def test_what_is_written_reads_back(poses: Path, tmp_path: Path) -> None:
     trainer = make(poses, tmp_path / "run")
     trainer.run()

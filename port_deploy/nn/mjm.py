@@ -88,8 +88,8 @@ BODY = DetectorModel(
     truncation_down=0.7,
     seen_power=2.5,
     deceptive=0.6,
-    jump=0.55,
-    collapse=0.4,
+    jump=0.7,
+    collapse=0.7,
     threshold=(0.3, 0.75),
 )
 """A whole body's detector: legs leave the picture, a hidden elbow is found with fair confidence on something else."""
