@@ -66,6 +66,8 @@ class Evaluation:
         samples: Poses with at least one joint scored; the others of the file are left out everywhere.
         scored: Joints scored.
         left_alone: Poses returned unchanged by the rules for too few visible or too many masked joints.
+        epe_change: Mean error after minus before, and ``epe_change_95`` half its 95 % interval over poses.
+        epe_change_95: Pixels.
         nearer: Share of the scored joints that changed and ended nearer to their label.
         missing: Labelled joints that the detector gave no position for; ``missing_epe`` is their error once rebuilt.
         missing_epe: Pixels.
@@ -85,6 +87,8 @@ class Evaluation:
     samples: int
     scored: int
     left_alone: int
+    epe_change: float
+    epe_change_95: float
     nearer: float
     missing: int
     missing_epe: float
@@ -158,6 +162,7 @@ def evaluate(
     after, errors_after = side(refined)
     changed = scored & mask
     lost = labelled & ~given
+    change, half_width = metrics.change_interval(errors_before, errors_after)
     return Evaluation(
         detector=before,
         refined=after,
@@ -166,6 +171,8 @@ def evaluate(
         samples=len(truth),
         scored=int(scored.sum()),
         left_alone=int((low.any(1) & ~mask.any(1)).sum()),
+        epe_change=change,
+        epe_change_95=half_width,
         nearer=metrics.mean(errors_after[changed] < errors_before[changed]),
         missing=int(lost.sum()),
         missing_epe=metrics.epe(refined, truth, lost),

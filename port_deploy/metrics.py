@@ -161,6 +161,31 @@ def auc(
     return mean(np.array([pck(predicted, truth, limit * i / steps, size, scored) for i in range(steps)]))
 
 
+def change_interval(before: ArrayLike, after: ArrayLike) -> tuple[float, float]:
+    """How much the mean error changed, and half the width of its 95 % interval when poses, not joints, are the sample.
+
+    Joints of one pose err together, so the interval comes from the poses' sums (a ratio estimate's standard error).
+
+    Args:
+        before: [B, N] errors as `joint_errors` gives them.
+        after: [B, N], NaN in the same places.
+
+    Returns:
+        The mean of after - before over all scored joints, and the half-width; NaN with fewer than 2 poses.
+    """
+    change = np.asarray(after, np.float64) - np.asarray(before, np.float64)
+    counts = np.isfinite(change).sum(1)
+    total, poses = counts.sum(), int((counts > 0).sum())
+    if not total:
+        return float("nan"), float("nan")
+    sums = np.where(np.isfinite(change), change, 0.0).sum(1)
+    centre = float(sums.sum() / total)
+    if poses < 2:
+        return centre, float("nan")
+    spread = ((sums - centre * counts) ** 2).sum() * poses / (poses - 1)
+    return centre, float(1.96 * np.sqrt(spread) / total)
+
+
 def mean(values: ArrayLike) -> float:
     """Mean of the values that are numbers; NaN where there are none."""
     with warnings.catch_warnings():

@@ -124,6 +124,22 @@ def test_auc_is_the_mean_of_the_pck_curve() -> None:
     assert metrics.auc(predicted, truth, 1.0, 300.0, scored, steps=10) == pytest.approx(np.mean(curve), rel=1e-12)
 
 
+def test_the_interval_of_a_change_is_that_of_resampled_poses() -> None:
+    rng = np.random.default_rng(8)
+    before = rng.gamma(2, 5, (200, 9))
+    after = before + rng.normal(size=(200, 1)) + 0.3 * rng.normal(size=(200, 9)) - 0.4
+    before[rng.random(before.shape) < 0.3] = np.nan
+    centre, half = metrics.change_interval(before, after)
+    assert centre == pytest.approx(np.nanmean(after - before))
+    draws = rng.integers(0, 200, (2000, 200))
+    resampled = [np.nanmean((after - before)[d]) for d in draws]
+    assert half == pytest.approx(1.96 * np.std(resampled), rel=0.08)
+    alone = 1.96 * np.nanstd(after - before) / np.sqrt(np.isfinite(before).sum())
+    assert half > 1.8 * alone, "joints of one pose are no independent sample"
+    assert np.isnan(metrics.change_interval(before[:1], after[:1])[1])
+    assert np.isnan(metrics.change_interval(before[:0], after[:0])).all()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -94,8 +94,10 @@ def _command(argv: Sequence[str] | None) -> int:
     if predictions.absent:
         print(f"not in the file, given as missing and not scored: {', '.join(predictions.absent)}")
     print("\n" + _figures(result, spec.skeleton.names[spec.skeleton.root]))
+    low, high = result.epe_change - result.epe_change_95, result.epe_change + result.epe_change_95
+    print(f"\nEPE changed by {result.epe_change:+.3f} px; 95 % interval over poses {low:+.3f} to {high:+.3f}")
     if not math.isnan(result.nearer):
-        print(f"\nof the joints that changed, {result.nearer:.1%} ended nearer to their label")
+        print(f"of the joints that changed, {result.nearer:.1%} ended nearer to their label")
     if result.missing:
         print(
             f"{result.missing:,} joints that the detector gave no position for: rebuilt {result.missing_epe:.2f} px off"
