@@ -53,9 +53,8 @@ class Decode(nn.Module):
         row = torch.arange(height, device=maps.device).to(maps.dtype)
         usable = (maps <= 3e38).all(-1)  # False for NaN and +inf; a maximum loses NaN in ONNX Runtime
         if self.codec == "argmax":
-            grid = torch.stack(
-                [column.repeat(height), row.unsqueeze(-1).expand(height, width).flatten()], -1
-            )  # [H*W, 2]
+            rows = row.unsqueeze(-1).expand(height, width).flatten()
+            grid = torch.stack([column.repeat(height), rows], -1)  # [H*W, 2]
             joints = grid[maps.argmax(-1)]
         else:
             soft = self.codec == "softargmax"
@@ -77,7 +76,7 @@ class Decode(nn.Module):
         columns, rows = weights.sum(2), weights.sum(3)  # [B, N, W], [B, N, H]
         total = rows.sum(-1, keepdim=True)
         moment = torch.stack([(columns * column).sum(-1), (rows * row).sum(-1)], -1)  # [B, N, 2]
-        centre = torch.stack([column[-1], row[-1]]) * 0.5
+        centre = torch.cat([column[-1:], row[-1:]]) * 0.5
         return torch.where(total > 0, moment / torch.where(total > 0, total, torch.ones_like(total)), centre)
 
 
@@ -97,7 +96,7 @@ def masked_joints(joints: Tensor, confidence: Tensor, threshold: Tensor) -> Tens
 
 
 class VisibleFrame(nn.Module):
-    """Frame ``visible``: the unit is the root-mean-square coordinate distance of the unmasked joints from their mean."""
+    """Frame ``visible``: the unit is the root-mean-square distance of the unmasked coordinates from their mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,9 +113,12 @@ class VisibleFrame(nn.Module):
 
 
 class PaperFrame(nn.Module):
-    """Frame ``paper`` (the authors' script): x and y divided by frame_size, joint ``root`` subtracted, turned so that
-    joint ``axis`` lies on +x. Both joints are used as they are, masked or not; a missing one counts as lying at the
-    visible joints' mean; where the two coincide nothing is turned."""
+    """Frame ``paper``, as the authors' script has it.
+
+    x and y are divided by frame_size, joint ``root`` is subtracted, and all is turned until joint ``axis`` is on +x.
+    Both joints are used as they are, masked or not; a missing one counts as lying at the visible joints' mean; where
+    the two coincide nothing is turned.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -125,7 +127,7 @@ class PaperFrame(nn.Module):
 
     def forward(self, offset: Tensor, spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets [B, N, 2] from the visible joints' mean to framed joints, root [B, 1, 2] and turn [B, 1, 2]."""
-        scaled = offset / self.size
+        scaled: Tensor = offset / self.size  # type: ignore[operator]
         root = scaled[:, self.root : self.root + 1]
         scaled = scaled - root
         axis = scaled[:, self.axis : self.axis + 1]
@@ -138,7 +140,8 @@ class PaperFrame(nn.Module):
 
     def undo(self, framed: Tensor, unit: Tensor, turn: Tensor) -> Tensor:
         """Framed joints [B, N, 2] back to offsets."""
-        return (self.rotate(framed, turn[..., :1], turn[..., 1:]) + unit) * self.size
+        scaled = self.rotate(framed, turn[..., :1], turn[..., 1:]) + unit
+        return scaled * self.size  # type: ignore[operator]
 
     def rotate(self, joints: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Turn [B, N, 2] by the angle of cos and sin, [B, 1, 1]."""
@@ -232,7 +235,7 @@ class HeatmapLine(nn.Module):
         self.refine = Refine(spec, port)
 
     def forward(self, heatmaps: Tensor, affine: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, N, H, W], [B, 2, 3] (heatmap to image pixels), [1] to joints [B, N, 2], confidence [B, N], mask [B, N]."""
+        """[B, N, H, W], [B, 2, 3] (heatmap to image), [1] to joints [B, N, 2], confidence [B, N], mask [B, N]."""
         joints, confidence = self.decode(heatmaps)
         refined, mask = self.refine(to_image(joints, affine), confidence, threshold)
         return refined, confidence, mask
