@@ -110,7 +110,7 @@ class PortConfig:
 
     @property
     def inner(self) -> int:
-        """heads * head_dim, the width of the concatenated heads."""
+        """Width of the concatenated heads: heads * head_dim."""
         return self.heads * self.head_dim
 
     @property

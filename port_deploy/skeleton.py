@@ -69,7 +69,7 @@ class Skeleton:
         a = np.eye(n)
         for i, j in self.bones:
             a[i, j] = a[j, i] = 1.0
-        d = a.sum(1) ** -0.5
+        d: NDArray[np.float64] = a.sum(1) ** -0.5
         return d[:, None] * a * d[None, :]
 
     def hop_matrices(self, hops: tuple[int, ...]) -> NDArray[np.float64]:

@@ -64,9 +64,9 @@ class TrainOptions:
             if getattr(self, name) < low:
                 raise InputError(f"expected {name} of at least {low}, got {getattr(self, name)}")
         ranges = {"lr": (0.0, 1.0), "clip": (0.0, math.inf), "mask_ratio": (0.0, 1.0)}
-        for name, (low, high) in ranges.items():
-            if not low < getattr(self, name) <= high:
-                raise InputError(f"expected {name} above {low:g} and up to {high:g}, got {getattr(self, name)}")
+        for name, (above, high) in ranges.items():
+            if not above < getattr(self, name) <= high:
+                raise InputError(f"expected {name} above {above:g} and up to {high:g}, got {getattr(self, name)}")
         for name, high in (("weight_decay", 1.0), ("average", 0.99999), ("masked_noise", 10.0)):
             if not 0 <= getattr(self, name) <= high:
                 raise InputError(f"expected {name} from 0 to {high:g}, got {getattr(self, name)}")

@@ -27,8 +27,10 @@ class MSGC(nn.Module):
         self.weight = nn.Parameter(torch.empty(1 if shared else len(hop_matrices), in_channels, out_channels))
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, N, in] -> [B, N, out], in the weight's dtype
-        aggregated = torch.matmul(self.hops, x.to(self.weight.dtype).unsqueeze(1))  # [B, K, N, in]
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, in] -> [B, N, out], in the weight's dtype."""
+        rows = x.to(self.weight.dtype).unsqueeze(1)  # [B, 1, N, in]
+        aggregated: Tensor = torch.matmul(self.hops, rows)  # type: ignore[arg-type]
         return torch.matmul(aggregated, self.weight).mean(1)
 
 
@@ -36,6 +38,7 @@ class Linear(nn.Linear):
     """A linear layer that computes in its weight's dtype and answers in its input's."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
         return nn.functional.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
@@ -61,15 +64,19 @@ class EncoderLayer(nn.Module):
         q, k = self.split(self.q(x)) * self.scale, self.split(self.k(x))
         return torch.softmax(torch.matmul(q, k.transpose(-1, -2)).to(x.dtype), dim=-1)
 
-    def split(self, x: Tensor) -> Tensor:  # [B, N, heads * head_dim] -> [B, heads, N, head_dim]
+    def split(self, x: Tensor) -> Tensor:
+        """[B, N, heads * head_dim] -> [B, heads, N, head_dim]."""
         return x.reshape(x.shape[0], x.shape[1], self.heads, self.head_dim).transpose(1, 2)
 
-    def forward(self, z: Tensor) -> Tensor:  # [B, N, D] -> [B, N, D]
+    def forward(self, z: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
         x = self.norm1(z)
         v = self.split(self.v(x))
         mixed = torch.matmul(self.attention(x).to(v.dtype), v)  # [B, heads, N, head_dim]
         z = z + self.out(mixed.transpose(1, 2).flatten(2)).to(z.dtype)  # eq. (8)
-        return z + self.fc2(torch.relu(self.fc1(self.norm2(z))))  # eq. (9)
+        hidden: Tensor = torch.relu(self.fc1(self.norm2(z)))
+        z = z + self.fc2(hidden)  # eq. (9)
+        return z
 
 
 class Head(nn.Module):
@@ -81,9 +88,11 @@ class Head(nn.Module):
         self.se2 = Linear(config.se_width, config.width)
         self.out = Linear(config.width, 2)
 
-    def forward(self, z: Tensor) -> Tensor:  # [B, N, D] -> [B, N, 2]
+    def forward(self, z: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, 2]."""
         gate = torch.sigmoid(self.se2(torch.relu(self.se1(z.mean(1)))))  # eq. (10): [B, D]
-        return self.out(gate.unsqueeze(1) * z)  # eq. (11)
+        joints: Tensor = self.out(gate.unsqueeze(1) * z)  # eq. (11)
+        return joints
 
 
 class Port(nn.Module):
@@ -127,8 +136,8 @@ class Port(nn.Module):
         """
         z = self.embed(inputs)  # eq. (5)
         if self.mask_embedding is not None:
-            z = torch.where(mask.unsqueeze(-1), self.mask_embedding, z)
+            z = torch.where(mask.unsqueeze(-1), self.mask_embedding, z)  # type: ignore[arg-type]
         for layer in self.layers:
             z = layer(z)
-        joints = self.head(z)
+        joints: Tensor = self.head(z)
         return inputs[..., :2] + joints if self.residual else joints
