@@ -15,9 +15,7 @@ constexpr std::int64_t kMaxBatch = std::int64_t{1} << 40;  // B * N * 8 bytes ca
 
 }  // namespace
 
-void input_error(const std::string& message) {
-  throw Error(ErrorCode::kInput, message);
-}
+void input_error(const std::string& message) { throw Error(ErrorCode::kInput, message); }
 
 void check_threshold(float threshold) {
   if (!std::isfinite(threshold) || threshold < 0.0f) {

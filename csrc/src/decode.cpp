@@ -2,6 +2,9 @@
 // port::decode: heatmaps to joints, confidence and mask, without a model. Test: csrc/tests/test_decode.cpp.
 #include "decode.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "aligned.h"
 #include "checks.h"
 #include "decode_pose.h"
@@ -13,7 +16,8 @@ namespace port {
 namespace {
 
 struct DecodeCall {
-  DecodeSettings settings;
+  DecodeFn kernel;
+  MapShape shape;
   const HeatmapView* view;
   const Output* out;
   float threshold;
@@ -21,7 +25,7 @@ struct DecodeCall {
 
 void decode_one(void* context, std::int64_t pose) {
   // Sized for the largest map, so that a thread allocates once; pages that small maps do not touch cost nothing.
-  thread_local const AlignedBuffer scratch(sizeof(float) * kMaxDecodeScratch);
+  thread_local const AlignedBuffer scratch(sizeof(float) * kDecodeScratch);
   const auto& call = *static_cast<const DecodeCall*>(context);
   const std::int64_t first = pose * call.view->joints;
   float* joints = call.out->joints + 2 * first;
@@ -29,7 +33,7 @@ void decode_one(void* context, std::int64_t pose) {
   std::uint8_t* mask = call.out->mask ? call.out->mask + first : nullptr;
   for (int j = 0; j < call.view->joints; ++j) {
     float peak;
-    decode_joint(call.settings, *call.view, pose, j, scratch.as<float>(), joints + 2 * j, &peak);
+    decode_joint(call.kernel, call.shape, *call.view, pose, j, scratch.as<float>(), joints + 2 * j, &peak);
     if (confidence) confidence[j] = peak;
     if (mask) mask[j] = !(peak >= call.threshold) || is_missing(joints + 2 * j);
   }
@@ -43,14 +47,11 @@ ThreadPool& shared_pool() {
 
 }  // namespace
 
-void decode_joint(const DecodeSettings& settings, const HeatmapView& view, std::int64_t pose, int joint, float* scratch,
-                  float xy[2], float* confidence) {
-  const bool half = view.dtype == DType::kFloat16;
+void decode_joint(DecodeFn kernel, const MapShape& shape, const HeatmapView& view, std::int64_t pose, int joint,
+                  float* scratch, float xy[2], float* confidence) {
   const std::int64_t at = pose * view.stride_b + joint * view.stride_n;
-  const MapView map{static_cast<const char*>(view.data) + at * (half ? 2 : 4), half, view.height, view.width,
-                    view.stride_h};
   MapPeak peak;
-  settings.kernel(map, settings.codec, settings.temperature, scratch, &peak);
+  kernel(static_cast<const char*>(view.data) + at * (shape.half ? 2 : 4), shape, scratch, &peak);
   xy[0] = peak.x;
   xy[1] = peak.y;
   *confidence = peak.confidence;
@@ -63,6 +64,14 @@ DecodeSettings::DecodeSettings(DecodeFn fn, Codec how, float t)
                                            : MapCodec::kSoftargmax),
       temperature(t) {}
 
+MapShape DecodeSettings::shape_of(const HeatmapView& view) const {
+  const float t = std::min(temperature, 1e30f);
+  const float area = static_cast<float>(view.height) * static_cast<float>(view.width);
+  const float side = static_cast<float>(std::max(view.height, view.width));
+  return {view.dtype == DType::kFloat16,      view.height, view.width, view.stride_h, codec, t * 1.44269504f,
+          (16.7f + std::log(area * side)) / t};  // 16.7 > ln(2^24)
+}
+
 void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
             int threads, std::optional<Isa> isa) {
   check_view(heatmaps);
@@ -72,7 +81,8 @@ void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float t
   const Isa chosen = select_isa(isa);
   if (heatmaps.batch == 0) return;
   if (out.joints == nullptr) input_error("expected memory for joints [B, N, 2], got a null pointer");
-  DecodeCall call{DecodeSettings(decode_for(chosen), codec, temperature), &heatmaps, &out, threshold};
+  const DecodeSettings settings(decode_for(chosen), codec, temperature);
+  DecodeCall call{settings.kernel, settings.shape_of(heatmaps), &heatmaps, &out, threshold};
   if (count == 1 || heatmaps.batch == 1) {
     for (std::int64_t pose = 0; pose < heatmaps.batch; ++pose) decode_one(&call, pose);
   } else {

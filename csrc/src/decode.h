@@ -11,11 +11,14 @@ enum class MapCodec { kSoftargmax, kSoftargmaxSum, kArgmax };
 
 constexpr int kMaxMapSide = 4096;  // H and W
 
-struct MapView {
-  const void* data;  // [H][W], rows `stride` elements apart
-  bool half;         // float16, else float32
+// What all maps of a call have in common.
+struct MapShape {
+  bool half;  // float16, else float32
   int height, width;
-  int64_t stride;
+  int64_t stride;  // between rows, in elements
+  MapCodec codec;
+  float factor;  // softargmax: temperature * log2(e)
+  float reach;   // softargmax: pixels that are lower than the maximum by more than this weigh nothing
 };
 
 struct MapPeak {
@@ -23,12 +26,10 @@ struct MapPeak {
   float confidence;  // 0..1
 };
 
-// scratch: decode_scratch_floats(height, width) floats, 64-byte aligned.
-using DecodeFn = void (*)(const MapView& map, MapCodec codec, float temperature, float* scratch, MapPeak* peak);
+// map [H][W]; scratch: kDecodeScratch floats, 64-byte aligned.
+using DecodeFn = void (*)(const void* map, const MapShape& shape, float* scratch, MapPeak* peak);
 
-constexpr int64_t decode_scratch_floats(int height, int width) {
-  return static_cast<int64_t>(width + 64) + static_cast<int64_t>(height) * 16 + 64;
-}
+constexpr int kDecodeScratch = kMaxMapSide * 16;
 
 // Null where the build has none for that instruction set.
 DecodeFn generic_decode();

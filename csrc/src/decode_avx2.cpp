@@ -30,14 +30,10 @@ namespace {
 #endif
 
 namespace port {
-DecodeFn avx2_decode() {
-  return &decode;
-}
+DecodeFn avx2_decode() { return &decode; }
 }  // namespace port
 #else
 namespace port {
-DecodeFn avx2_decode() {
-  return nullptr;
-}
+DecodeFn avx2_decode() { return nullptr; }
 }  // namespace port
 #endif

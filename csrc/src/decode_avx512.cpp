@@ -31,14 +31,10 @@ namespace {
 #endif
 
 namespace port {
-DecodeFn avx512_decode() {
-  return &decode;
-}
+DecodeFn avx512_decode() { return &decode; }
 }  // namespace port
 #else
 namespace port {
-DecodeFn avx512_decode() {
-  return nullptr;
-}
+DecodeFn avx512_decode() { return nullptr; }
 }  // namespace port
 #endif

@@ -15,7 +15,5 @@ namespace {
 }  // namespace port
 
 namespace port {
-DecodeFn generic_decode() {
-  return &decode;
-}
+DecodeFn generic_decode() { return &decode; }
 }  // namespace port

@@ -2,16 +2,17 @@
 // One heatmap to one joint, eqs. (1)-(2). Included once per instruction set, after kernels/simd.h.
 //
 //   softargmax      weight = exp(T (v - max)),   softargmax-sum  weight = max(v, 0)
-//   x = sum over columns of column * (column sum) / total,   y likewise over rows: separable, so a weight is added
-//   twice and multiplied never.
+//   x = sum over columns of column * (column sum) / total,   y likewise over rows.
 //
-// Split     One thread per map. Sweep 1 reads the map from memory once: maximum, and the sum that turns NaN where a
-// value
-//           is. Sweep 2 finds a 16 KB map (64 x 64) in the L1 cache.
+// Split     One thread per map. Sweep 1 reads the map from memory once: the maxima of every row, and a sum that turns
+// NaN
+//           where a value is. Sweep 2 finds a 16 KB map (64 x 64) in the L1 cache.
 // Skipping  A weight below 2^-24 / (H W max(H, W)) of the largest moves the joint by less than 2^-24 px even if every
-//           pixel had it: sweep 1 keeps a vector of maxima per row, and sweep 2 passes over rows and blocks below it.
-// Memory    4 (W + 16 H + 128) bytes of scratch: column sums, row maxima.
-// Numerics  fp32; sums run over kVec partial sums, so their error is that of H W / kVec additions at most.
+//           pixel had it: sweep 2 visits only the box of rows and blocks of columns that hold larger ones.
+//           A box, and not a test per block: a mispredicted branch costs as much as two blocks.
+// Memory    4 kVec H bytes of scratch: row maxima.
+// Numerics  fp32. Going down a column from the last row, a sum of the sums so far weighs each row by its number:
+//           one addition in place of a multiplication, and all terms are positive.
 // Limits    H, W <= 4096.
 // Test: csrc/tests/test_decode.cpp.
 
@@ -43,20 +44,33 @@ struct Pixels<true> {
   static PORT_MEMBER float one(const uint16_t* p) { return half_to_float(*p); }
 };
 
-// `count` < kVec pixels, and `fill` in the other lanes.
-template <bool kHalf>
-PORT_INLINE Vec tail(const typename Pixels<kHalf>::Type* p, int count, float fill) {
+// Holds v in a register: the compiler would rather read memory twice, and a vector that straddles two cache lines costs
+// two accesses each time.
+PORT_INLINE void keep(Vec& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#else
+  static_cast<void>(v);
+#endif
+}
+
+PORT_INLINE Vec numbered() {  // 0, 1, 2, ...
   float lane[kVec];
-  for (int i = 0; i < kVec; ++i) lane[i] = i < count ? Pixels<kHalf>::one(p + i) : fill;
+  for (int i = 0; i < kVec; ++i) lane[i] = static_cast<float>(i);
   return load(lane);
 }
 
 PORT_INLINE float largest(Vec v) {
-  float lane[kVec];
-  store(lane, v);
-  float result = lane[0];
-  for (int i = 1; i < kVec; ++i) result = lane[i] > result ? lane[i] : result;
-  return result;
+#if PORT_VECTOR == 16
+  return _mm512_reduce_max_ps(v);
+#elif PORT_VECTOR == 8
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+#else
+  const float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
+  return a > b ? a : b;
+#endif
 }
 
 PORT_INLINE bool any_above(Vec v, Vec bound) {
@@ -64,6 +78,8 @@ PORT_INLINE bool any_above(Vec v, Vec bound) {
   return _mm512_cmp_ps_mask(v, bound, _CMP_GT_OQ) != 0;
 #elif PORT_VECTOR == 8
   return _mm256_movemask_ps(_mm256_cmp_ps(v, bound, _CMP_GT_OQ)) != 0;
+#elif defined(__SSE2__)
+  return __builtin_ia32_movmskps((Vec)(v > bound)) != 0;
 #else
   const auto above = v > bound;
   return (above[0] | above[1] | above[2] | above[3]) != 0;
@@ -74,17 +90,31 @@ template <bool kHalf>
 struct Map {
   using Type = typename Pixels<kHalf>::Type;
   const Type* data;
-  int height, width, whole;  // whole: columns in full vectors
+  int height, width;
   int64_t stride;
+  int blocks;  // per row; where width is no multiple of kVec, the last one overlaps the one before
+  int start;   // column of the last block
+  Bits fresh;  // lanes of the last block that the one before it lacks
 
-  explicit Map(const MapView& view)
-      : data(static_cast<const Type*>(view.data)),
-        height(view.height),
-        width(view.width),
-        whole(view.width / kVec * kVec),
-        stride(view.stride) {}
+  Map(const void* pixels, const MapShape& shape)
+      : data(static_cast<const Type*>(pixels)), height(shape.height), width(shape.width), stride(shape.stride) {
+    blocks = (width + kVec - 1) / kVec;
+    start = width > kVec ? width - kVec : 0;
+    const Vec column = numbered() + splat(static_cast<float>(start));
+    fresh = (Bits)(column >= splat(static_cast<float>((blocks - 1) * kVec))) &
+            (Bits)(column < splat(static_cast<float>(width)));
+  }
+
   const Type* row(int y) const { return data + y * stride; }
   float at(int x, int y) const { return Pixels<kHalf>::one(row(y) + x); }
+
+  // Block at column x of row y. A map narrower than one vector is filled up with its first pixel.
+  PORT_MEMBER Vec block(int x, int y) const {
+    if (width >= kVec) return Pixels<kHalf>::get(row(y) + x);
+    float lane[kVec];
+    for (int i = 0; i < kVec; ++i) lane[i] = at(i < width ? i : 0, y);
+    return load(lane);
+  }
 
   // The exact rule, for the maps that look wrong: every value <= 3e38, which NaN and +inf are not.
   bool usable() const {
@@ -97,7 +127,7 @@ struct Map {
   }
 };
 
-// Sweep 1: row_max[y] in lanes, the largest value; false if some value is NaN or above 3e38.
+// Sweep 1: row_max[y] in lanes, and the largest value; false if some value is NaN or above 3e38.
 template <bool kHalf>
 static bool survey(const Map<kHalf>& map, float* row_max, float* maximum) {
   const float low = -__builtin_inff();
@@ -106,20 +136,22 @@ static bool survey(const Map<kHalf>& map, float* row_max, float* maximum) {
     const auto* row = map.row(y);
     Vec best = splat(low);
     int x = 0;
-    for (; x + 4 * kVec <= map.whole; x += 4 * kVec) {
-      const Vec a = Pixels<kHalf>::get(row + x), b = Pixels<kHalf>::get(row + x + kVec);
-      const Vec c = Pixels<kHalf>::get(row + x + 2 * kVec), d = Pixels<kHalf>::get(row + x + 3 * kVec);
+    for (; x + 4 * kVec <= map.width; x += 4 * kVec) {
+      Vec a = Pixels<kHalf>::get(row + x), b = Pixels<kHalf>::get(row + x + kVec);
+      Vec c = Pixels<kHalf>::get(row + x + 2 * kVec), d = Pixels<kHalf>::get(row + x + 3 * kVec);
+      keep(a), keep(b), keep(c), keep(d);
       best = max(best, max(max(a, b), max(c, d)));
       total += (a + b) + (c + d);
     }
-    for (; x < map.whole; x += kVec) {
+    for (; x + kVec <= map.width; x += kVec) {
       const Vec a = Pixels<kHalf>::get(row + x);
       best = max(best, a);
       total += a;
     }
     if (x < map.width) {
-      best = max(best, tail<kHalf>(row + x, map.width - x, low));
-      total += tail<kHalf>(row + x, map.width - x, 0.0f);
+      const Vec a = map.block(map.start, y);
+      best = max(best, a);
+      total += a;
     }
     store(row_max + y * kVec, best);
     top = max(top, best);
@@ -130,51 +162,69 @@ static bool survey(const Map<kHalf>& map, float* row_max, float* maximum) {
   return (check == check && *maximum <= 3e38f) || map.usable();
 }
 
-// Column sums (in scratch), row-weighted sum and total of the weights, over rows and blocks above `bound`.
+// Largest pixels of the block at column x over rows y0..y1.
+template <bool kHalf>
+PORT_INLINE Vec column_max(const Map<kHalf>& map, int x, int y0, int y1) {
+  Vec best = map.block(x, y0);
+  for (int y = y0 + 1; y <= y1; ++y) best = max(best, map.block(x, y));
+  return best;
+}
+
+// Sweep 2: the expectation of x and y under `weight`, over the box of what is above `bound`.
 template <bool kHalf, typename Weight>
-static void gather(const Map<kHalf>& map, const float* row_max, float* columns, float bound, const Weight& weight,
-                   MapPeak* peak) {
-  const int padded = (map.width + kVec - 1) / kVec * kVec;
+static void expect(const Map<kHalf>& map, const float* row_max, float bound, const Weight& weight, MapPeak* peak) {
   const Vec least = splat(bound);
-  for (int x = 0; x < padded; x += kVec) store(columns + x, zero());
-  Vec down = zero();  // sum over rows of y * (row sum)
-  for (int y = 0; y < map.height; ++y) {
-    if (!any_above(load(row_max + y * kVec), least)) continue;
-    const auto* row = map.row(y);
-    Vec across = zero();
-    for (int x = 0; x < padded; x += kVec) {
-      const Vec v =
-          x < map.whole ? Pixels<kHalf>::get(row + x) : tail<kHalf>(row + x, map.width - x, -__builtin_inff());
-      if (!any_above(v, least)) continue;
-      const Vec w = weight(v);
-      across += w;
-      store(columns + x, load(columns + x) + w);
-    }
-    down = fma(across, splat(static_cast<float>(y)), down);
+  int y0 = 0, y1 = map.height - 1, first = 0, last = map.blocks - 1;
+  while (y0 < y1 && !any_above(load(row_max + y0 * kVec), least)) ++y0;
+  while (y1 > y0 && !any_above(load(row_max + y1 * kVec), least)) --y1;
+  const auto column_of = [&map](int b) { return b + 1 == map.blocks ? map.start : b * kVec; };
+  if (2 * (y1 - y0) < map.height) {  // in a tall box the search costs more than it saves
+    while (first < last && !any_above(column_max(map, column_of(first), y0, y1), least)) ++first;
+    while (last > first && !any_above(column_max(map, column_of(last), y0, y1), least)) --last;
   }
-  Vec total = zero(), right = zero(), column = zero();
-  float lane[kVec];
-  for (int i = 0; i < kVec; ++i) lane[i] = static_cast<float>(i);
-  column = load(lane);
-  for (int x = 0; x < padded; x += kVec) {
-    const Vec w = load(columns + x);
-    total += w;
-    right = fma(w, column, right);
-    column += splat(static_cast<float>(kVec));
+  const int x0 = column_of(first);
+  Vec total = zero(), right = zero(), down = zero();
+  for (int b = first; b <= last; ++b) {
+    const int x = column_of(b);
+    Vec column = zero(), rows = zero();
+    for (int y = y1; y >= y0; --y) {
+      column += weight(map.block(x, y));
+      rows += column;  // in the end: sum over rows of (y - y0 + 1) * weight
+    }
+    if (b + 1 == map.blocks) {
+      column = (Vec)((Bits)column & map.fresh);
+      rows = (Vec)((Bits)rows & map.fresh);
+    }
+    total += column;
+    down += rows;
+    right = fma(column, numbered() + splat(static_cast<float>(x - x0)), right);
   }
   const float all = sum(total);
   if (all > 0.0f) {
-    peak->x = sum(right) / all;
-    peak->y = sum(down) / all;
+    peak->x = static_cast<float>(x0) + sum(right) / all;
+    peak->y = static_cast<float>(y0 - 1) + sum(down) / all;
   } else {  // an empty map answers its centre
     peak->x = 0.5f * static_cast<float>(map.width - 1);
     peak->y = 0.5f * static_cast<float>(map.height - 1);
   }
 }
 
+// 2^((v - maximum) * factor), relative error below 2e-7: at most 1; 2^-126 for whatever is smaller.
 struct Exponential {
   Vec maximum, factor;
-  PORT_MEMBER Vec operator()(Vec v) const { return exp2((v - maximum) * factor); }
+  PORT_MEMBER Vec operator()(Vec v) const {
+    const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number in the low bits
+    const Vec t = max((v - maximum) * factor, splat(-126.0f));
+    const Vec shifted = t + magic;
+    const Vec f = t - (shifted - magic);  // -0.5..0.5
+    Vec p = splat(1.32647e-3f);
+    p = fma(p, f, splat(9.67151e-3f));
+    p = fma(p, f, splat(5.550734e-2f));
+    p = fma(p, f, splat(2.4022242e-1f));
+    p = fma(p, f, splat(6.9314698e-1f));
+    p = fma(p, f, splat(1.0f));
+    return (Vec)((Bits)p + ((Bits)shifted << 23));
+  }
 };
 
 struct Clipped {
@@ -196,43 +246,38 @@ static void first_largest(const Map<kHalf>& map, const float* row_max, float max
 }
 
 template <bool kHalf>
-static void decode_map(const MapView& view, MapCodec codec, float temperature, float* scratch, MapPeak* peak) {
-  const Map<kHalf> map(view);
-  float* row_max = scratch;
-  float* columns = scratch + map.height * kVec;
+static void decode_map(const void* pixels, const MapShape& shape, float* row_max, MapPeak* peak) {
+  const Map<kHalf> map(pixels, shape);
   peak->x = peak->y = __builtin_nanf("");
   peak->confidence = 0.0f;
   float maximum;
   if (!survey(map, row_max, &maximum)) return;
-  if (codec == MapCodec::kArgmax) {
+  if (shape.codec == MapCodec::kArgmax) {
     first_largest(map, row_max, maximum, peak);
-  } else if (codec == MapCodec::kSoftargmaxSum) {
+  } else if (shape.codec == MapCodec::kSoftargmaxSum) {
     // Values whose sum would overflow are scaled by a power of two: the quotient does not change.
     const Clipped weight = {splat(maximum > 1e20f ? 0x1p-60f : 1.0f)};
-    gather(map, row_max, columns, 0.0f, weight, peak);
+    expect(map, row_max, 0.0f, weight, peak);
   } else if (maximum >= -3e38f) {
-    const float t = temperature < 1e30f ? temperature : 1e30f;
-    const float side = static_cast<float>(map.width > map.height ? map.width : map.height);
-    const float area = static_cast<float>(map.width) * static_cast<float>(map.height);
-    const float below = maximum - (16.7f + __builtin_logf(area * side)) / t;  // 16.7 > ln(2^24)
+    const float below = maximum - shape.reach;
     // Where the reach drowns in the maximum's rounding, nothing is skipped.
     const float bound = below < maximum ? below : -__builtin_inff();
-    const Exponential weight = {splat(maximum), splat(t * 1.44269504f)};
-    gather(map, row_max, columns, bound, weight, peak);
+    const Exponential weight = {splat(maximum), splat(shape.factor)};
+    expect(map, row_max, bound, weight, peak);
   }
   if (!(peak->x == peak->x && peak->y == peak->y)) return;
-  const float right = static_cast<float>(map.width - 1), down = static_cast<float>(map.height - 1);
+  const float right = static_cast<float>(map.width - 1), bottom = static_cast<float>(map.height - 1);
   const float x = __builtin_rintf(peak->x), y = __builtin_rintf(peak->y);  // half to even
   const int column = static_cast<int>(x < 0 ? 0 : x > right ? right : x);
-  const int row = static_cast<int>(y < 0 ? 0 : y > down ? down : y);
+  const int row = static_cast<int>(y < 0 ? 0 : y > bottom ? bottom : y);
   const float value = map.at(column, row);
   peak->confidence = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
 }
 
-static void decode(const MapView& map, MapCodec codec, float temperature, float* scratch, MapPeak* peak) {
-  if (map.half) {
-    decode_map<true>(map, codec, temperature, scratch, peak);
+static void decode(const void* map, const MapShape& shape, float* scratch, MapPeak* peak) {
+  if (shape.half) {
+    decode_map<true>(map, shape, scratch, peak);
   } else {
-    decode_map<false>(map, codec, temperature, scratch, peak);
+    decode_map<false>(map, shape, scratch, peak);
   }
 }

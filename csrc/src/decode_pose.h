@@ -9,18 +9,18 @@
 
 namespace port {
 
-constexpr std::int64_t kMaxDecodeScratch = decode_scratch_floats(kMaxMapSide, kMaxMapSide);
-
+// What is settled once per model or call.
 struct DecodeSettings {
   DecodeFn kernel;
   MapCodec codec;
   float temperature;
 
   DecodeSettings(DecodeFn fn, Codec how, float t);
+  MapShape shape_of(const HeatmapView& view) const;
 };
 
-// Joint `joint` of pose `pose`; scratch: decode_scratch_floats(H, W) floats, 64-byte aligned.
-void decode_joint(const DecodeSettings& settings, const HeatmapView& view, std::int64_t pose, int joint, float* scratch,
-                  float xy[2], float* confidence);
+// Joint `joint` of pose `pose`; shape: of that view; scratch: kDecodeScratch floats, 64-byte aligned.
+void decode_joint(DecodeFn kernel, const MapShape& shape, const HeatmapView& view, std::int64_t pose, int joint,
+                  float* scratch, float xy[2], float* confidence);
 
 }  // namespace port

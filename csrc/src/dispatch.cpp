@@ -2,6 +2,7 @@
 #include "dispatch.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "network.h"
@@ -54,18 +55,10 @@ const char* to_string(Codec codec) {
   }
   return "unknown";
 }
-const char* to_string(Frame frame) {
-  return frame == Frame::kPaper ? "paper" : "visible";
-}
-const char* to_string(Refine refine) {
-  return refine == Refine::kAll ? "all" : "masked";
-}
-const char* to_string(Isa isa) {
-  return isa_name(isa);
-}
-const char* to_string(Precision precision) {
-  return precision == Precision::kBfloat16 ? "bf16" : "fp32";
-}
+const char* to_string(Frame frame) { return frame == Frame::kPaper ? "paper" : "visible"; }
+const char* to_string(Refine refine) { return refine == Refine::kAll ? "all" : "masked"; }
+const char* to_string(Isa isa) { return isa_name(isa); }
+const char* to_string(Precision precision) { return precision == Precision::kBfloat16 ? "bf16" : "fp32"; }
 
 Codec codec_from_string(const std::string& name) {
   return from_string<Codec>("codec", name, {Codec::kSoftargmax, Codec::kSoftargmaxSum, Codec::kArgmax});
@@ -88,34 +81,37 @@ std::vector<Isa> compiled_isas() {
   return isas;
 }
 
-std::vector<Isa> available_isas() {
-  std::vector<Isa> isas;
-  for (const Isa isa : compiled_isas()) {
-    if (isa_available(isa)) isas.push_back(isa);
-  }
-  return isas;
+const std::vector<Isa>& available_isas() {
+  static const std::vector<Isa> available = [] {
+    std::vector<Isa> isas;
+    for (const Isa isa : compiled_isas()) {
+      if (isa_available(isa)) isas.push_back(isa);
+    }
+    return isas;
+  }();
+  return available;
 }
 
 Isa select_isa(std::optional<Isa> asked) {
-  const std::vector<Isa> available = available_isas();
-  const auto require = [&](Isa isa, const std::string& who) {
-    for (const Isa candidate : available) {
-      if (candidate == isa) return isa;
-    }
-    throw Error(ErrorCode::kUnavailable, who + " '" + to_string(isa) +
-                                             "' is not to be had on this processor and build: use one of " +
-                                             listed(available));
-  };
-  if (asked) return require(*asked, "instruction set");
-  const char* forced = std::getenv("PORT_FORCE_ISA");
-  if (forced && *forced) {
+  const std::vector<Isa>& available = available_isas();
+  const char* who = "instruction set";
+  if (!asked) {
+    const char* forced = std::getenv("PORT_FORCE_ISA");
+    if (!forced || !*forced) return available.back();
+    who = "PORT_FORCE_ISA:";
     for (const Isa isa : kAllIsas) {
-      if (std::string(forced) == to_string(isa)) return require(isa, "PORT_FORCE_ISA");
+      if (std::strcmp(forced, to_string(isa)) == 0) asked = isa;
     }
-    throw Error(ErrorCode::kUnavailable, std::string("PORT_FORCE_ISA names the unknown instruction set '") + forced +
-                                             "': use one of " + listed(available) + ", or unset it");
+    if (!asked) {
+      throw Error(ErrorCode::kUnavailable, std::string("PORT_FORCE_ISA names the unknown instruction set '") + forced +
+                                               "': use one of " + listed(available) + ", or unset it");
+    }
   }
-  return available.back();
+  for (const Isa isa : available) {
+    if (isa == *asked) return isa;
+  }
+  throw Error(ErrorCode::kUnavailable, std::string(who) + " '" + to_string(*asked) +
+                                           "' is not in this build or processor: use one of " + listed(available));
 }
 
 DecodeFn decode_for(Isa isa) {

@@ -10,10 +10,10 @@
 
 namespace port {
 
-std::vector<Isa> compiled_isas();   // worst first
-std::vector<Isa> available_isas();  // of those, the ones that this processor has
+std::vector<Isa> compiled_isas();          // worst first
+const std::vector<Isa>& available_isas();  // of those, the ones that this processor has
 
-// `asked`, else PORT_FORCE_ISA, else the best available one.
+// Allocates nothing after the first call. `asked`, else PORT_FORCE_ISA, else the best available one.
 // Throws Error(kUnavailable) that names what was asked for and what is to be had.
 Isa select_isa(std::optional<Isa> asked);
 

@@ -276,8 +276,6 @@ const Value* Value::find(const std::string& key) const {
   return found == members.end() ? nullptr : &found->second;
 }
 
-Value parse(std::string_view text, Dialect dialect) {
-  return Parser(text, dialect).document();
-}
+Value parse(std::string_view text, Dialect dialect) { return Parser(text, dialect).document(); }
 
 }  // namespace port::json

@@ -128,45 +128,19 @@ std::shared_ptr<const Model> Model::from_buffer(const void* data, std::size_t si
   }
 }
 
-const std::string& Model::name() const {
-  return data_->spec.name;
-}
-const std::string& Model::skeleton() const {
-  return data_->spec.skeleton;
-}
-int Model::joints() const {
-  return data_->spec.joints();
-}
-const std::vector<std::string>& Model::joint_names() const {
-  return data_->spec.joint_names;
-}
-float Model::threshold() const {
-  return data_->spec.threshold;
-}
-Codec Model::codec() const {
-  return data_->spec.codec;
-}
-float Model::temperature() const {
-  return data_->spec.temperature;
-}
-Frame Model::frame() const {
-  return data_->spec.frame;
-}
-Refine Model::refine() const {
-  return data_->spec.refine_all ? Refine::kAll : Refine::kMasked;
-}
-int Model::min_visible() const {
-  return data_->spec.min_visible;
-}
-int Model::max_masked() const {
-  return data_->spec.max_masked;
-}
-float Model::fusion() const {
-  return data_->spec.fusion;
-}
-float Model::confidence_divisor() const {
-  return data_->spec.confidence_divisor;
-}
+const std::string& Model::name() const { return data_->spec.name; }
+const std::string& Model::skeleton() const { return data_->spec.skeleton; }
+int Model::joints() const { return data_->spec.joints(); }
+const std::vector<std::string>& Model::joint_names() const { return data_->spec.joint_names; }
+float Model::threshold() const { return data_->spec.threshold; }
+Codec Model::codec() const { return data_->spec.codec; }
+float Model::temperature() const { return data_->spec.temperature; }
+Frame Model::frame() const { return data_->spec.frame; }
+Refine Model::refine() const { return data_->spec.refine_all ? Refine::kAll : Refine::kMasked; }
+int Model::min_visible() const { return data_->spec.min_visible; }
+int Model::max_masked() const { return data_->spec.max_masked; }
+float Model::fusion() const { return data_->spec.fusion; }
+float Model::confidence_divisor() const { return data_->spec.confidence_divisor; }
 
 std::size_t Model::parameter_count() const {
   std::size_t count = 0;

@@ -40,7 +40,7 @@ struct Workspace {
         network(network_bytes),
         memory(bytes - network_bytes) {
     scratch = memory.as<float>();  // first: it wants the alignment
-    inputs = scratch + kMaxDecodeScratch;
+    inputs = scratch + kDecodeScratch;
     framed = inputs + rows * s.channels;
     joints = framed + rows * 2;
     confidence = joints + rows * 2;
@@ -49,7 +49,7 @@ struct Workspace {
   }
 
   static std::size_t floats(const LineSettings& s, std::int64_t rows) {
-    return static_cast<std::size_t>(kMaxDecodeScratch + rows * (s.channels + 2 + 2 + 1));
+    return static_cast<std::size_t>(kDecodeScratch + rows * (s.channels + 2 + 2 + 1));
   }
 };
 
@@ -198,11 +198,12 @@ struct Refiner::Impl {
 
   void decode_group(const Call& call, std::int64_t first, std::int64_t count, Workspace& w) const {
     const int n = settings.joints;
+    const MapShape shape = decode.shape_of(*call.view);
     for (std::int64_t b = 0; b < count; ++b) {
       float* joints = w.joints + b * n * 2;
       float* confidence = w.confidence + b * n;
       for (int j = 0; j < n; ++j) {
-        decode_joint(decode, *call.view, first + b, j, w.scratch, joints + 2 * j, confidence + j);
+        decode_joint(decode.kernel, shape, *call.view, first + b, j, w.scratch, joints + 2 * j, confidence + j);
       }
       if (call.affine) to_image(call.affine + (first + b) * 6, n, joints);
     }
@@ -248,23 +249,11 @@ void Refiner::run(const HeatmapView& heatmaps, const float* affine, float thresh
   impl_->run(call);
 }
 
-const Model& Refiner::model() const {
-  return *impl_->model;
-}
-int Refiner::threads() const {
-  return impl_->pool.threads();
-}
-Isa Refiner::isa() const {
-  return impl_->isa;
-}
-Precision Refiner::precision() const {
-  return impl_->precision;
-}
-std::size_t Refiner::weight_bytes() const {
-  return impl_->network->weight_bytes();
-}
-std::size_t Refiner::workspace_bytes() const {
-  return impl_->workspaces.bytes();
-}
+const Model& Refiner::model() const { return *impl_->model; }
+int Refiner::threads() const { return impl_->pool.threads(); }
+Isa Refiner::isa() const { return impl_->isa; }
+Precision Refiner::precision() const { return impl_->precision; }
+std::size_t Refiner::weight_bytes() const { return impl_->network->weight_bytes(); }
+std::size_t Refiner::workspace_bytes() const { return impl_->workspaces.bytes(); }
 
 }  // namespace port

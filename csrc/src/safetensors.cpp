@@ -18,9 +18,7 @@ namespace {
 
 using json::Value;
 
-[[noreturn]] void fail(const std::string& message) {
-  throw Error(ErrorCode::kModelFile, message);
-}
+[[noreturn]] void fail(const std::string& message) { throw Error(ErrorCode::kModelFile, message); }
 
 struct Entry {
   std::string name;

@@ -26,17 +26,11 @@ void check(bool condition, const std::string& message) {
 }
 
 // A whole number; Python counts true and false among them.
-bool is_whole(const Value& value) {
-  return value.is(Kind::kBool) || (value.is(Kind::kNumber) && value.integral);
-}
+bool is_whole(const Value& value) { return value.is(Kind::kBool) || (value.is(Kind::kNumber) && value.integral); }
 
-int saturate(const Value& value) {
-  return static_cast<int>(std::clamp<std::int64_t>(value.integer, INT_MIN, INT_MAX));
-}
+int saturate(const Value& value) { return static_cast<int>(std::clamp<std::int64_t>(value.integer, INT_MIN, INT_MAX)); }
 
-float to_float(double value) {
-  return static_cast<float>(std::clamp<double>(value, -FLT_MAX, FLT_MAX));
-}
+float to_float(double value) { return static_cast<float>(std::clamp<double>(value, -FLT_MAX, FLT_MAX)); }
 
 void check_fields(const Value& object, const char* what, std::initializer_list<const char*> known) {
   check(object.is(Kind::kObject), std::string("expected ") + what + " to be an object");
