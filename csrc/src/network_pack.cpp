@@ -145,17 +145,20 @@ LayerPlan pack_layer(const FoldedNetwork& net, const FoldedLayer& layer, const P
     HeadPlan head;
     head.key = packer->add_matrix(folded.key, bf16_attention);
     if (folded.query.rows > 0) head.query = packer->add_matrix(folded.query, bf16_attention);
-    const std::vector<std::int32_t> select(folded.select.begin(), folded.select.end());
-    std::vector<std::int32_t> rest(folded.rest.begin(), folded.rest.end());
-    while (!rest.empty() && static_cast<int>(rest.size()) < head.query.k) rest.push_back(rest.back());  // times zero
-    head.select = packer->add(select);
-    head.rest = packer->add(rest);
+    head.select = packer->add(std::vector<std::int32_t>(folded.select.begin(), folded.select.end()));
+    if (bf16_attention) {
+      std::vector<std::uint16_t> rest(folded.rest.begin(), folded.rest.end());
+      while (rest.size() % kPanel != 0) rest.push_back(rest.back());  // beyond query.k, or times a zero row
+      head.rest = packer->add(rest);
+    } else {
+      head.rest = packer->add(std::vector<std::int32_t>(folded.rest.begin(), folded.rest.end()));
+    }
     heads.push_back(head);
   }
   for (std::size_t h = 0; h < heads.size(); ++h) {
     if (layer.heads[h].value.rows > 0) heads[h].value = packer->add_matrix(layer.heads[h].value, bf16_attention);
   }
-  out.value_ld = layer.values == Values::kShared ? out.y_ld : heads[0].value.cols;
+  out.value_ld = layer.values == Values::kShared ? padded(out.y_cols, kLane) : heads[0].value.cols;
   if (!layer.out.empty()) {
     Dense stacked(plan.heads * out.value_ld, plan.d);
     for (int h = 0; h < plan.heads; ++h) {

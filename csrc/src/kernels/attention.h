@@ -104,6 +104,36 @@ static void to_bf16(int n, const float* from, int ld, uint16_t* to, int to_ld) {
 }
 #endif
 
+#if PORT_BF16
+// to[i][c] = from[i][index[c]], c < count padded to 32. Reads from rows whole blocks of 64, so beyond their end.
+static void gather_bf16(int n, const uint16_t* from, int from_ld, const uint16_t* index, int count, uint16_t* to,
+                        int to_ld) {
+  for (int c = 0; c < count; c += 32) {
+    const __m512i place = _mm512_loadu_si512(index + c);
+    const __m512i block = _mm512_srli_epi16(place, 6);
+    for (int i = 0; i < n; ++i) {
+      __m512i out = _mm512_setzero_si512();
+      for (int b = 0; b * 64 < from_ld; ++b) {
+        const uint16_t* row = from + i * from_ld + b * 64;
+        const __m512i v = _mm512_permutex2var_epi16(_mm512_loadu_si512(row), place, _mm512_loadu_si512(row + 32));
+        out = _mm512_mask_mov_epi16(out, _mm512_cmpeq_epi16_mask(block, _mm512_set1_epi16(static_cast<short>(b))), v);
+      }
+      _mm512_storeu_si512(to + i * to_ld + c, out);
+    }
+  }
+}
+
+// Rows 2i and 2i + 1 of a become row i of pairs, in place; an odd last row is paired with zero.
+static void pair_rows(float* a, int rows, int ld) {
+  for (int i = 0; i < rows; i += 2) {
+    for (int c = 0; c < ld; c += kVec) {
+      const Vec odd = i + 1 < rows ? load(a + (i + 1) * ld + c) : zero();
+      store_pairs(a + i / 2 * ld + c, load(a + i * ld + c), odd);
+    }
+  }
+}
+#endif
+
 // A product in the precision of its weights; `half` is the bf16 copy of a (same ld) or unused.
 static void apply(const Plan& plan, const Matrix& matrix, int n, const float* a, int ld, const uint16_t* half,
                   const Result& result) {
@@ -116,8 +146,9 @@ static void apply(const Plan& plan, const Matrix& matrix, int n, const float* a,
   product<Kind::kFloat>(plan, matrix, n, Lhs{a, ld, 1, nullptr}, result);
 }
 
-// qt[d][n] = yt[select[d]][n] + t[n][d]; either part may be absent.
-static void transpose_queries(const Plan& plan, const LayerPlan& layer, const HeadPlan& head, const Workspace& w) {
+// qt[d][n] = yt[select[d]][n] + t[n][d]; either part may be absent. pairs: bf16, rows 2d and 2d + 1 as pairs.
+static void transpose_queries(const Plan& plan, const LayerPlan& layer, const HeadPlan& head, const Workspace& w,
+                              bool pairs) {
   const int ld = plan.joints_ld;
   const int32_t* select = head.select ? plan.at<int32_t>(head.select) : nullptr;
   for (int d = 0; d < layer.score_width; d += kVec) {
@@ -132,11 +163,11 @@ static void transpose_queries(const Plan& plan, const LayerPlan& layer, const He
 #pragma GCC unroll 16
         for (int i = 0; i < kVec; ++i) block[i] = zero();
       }
-      for (int i = 0; i < count; ++i) {
-        Vec q = block[i];
-        if (select) q += load(w.yt + select[d + i] * ld + n);
-        store(w.qt + (d + i) * ld + n, q);
-      }
+      for (int i = 0; select && i < count; ++i) block[i] += load(w.yt + select[d + i] * ld + n);
+#if PORT_BF16
+      for (int i = 0; pairs && i < count; i += 2) store_pairs(w.qt + (d + i) / 2 * ld + n, block[i], block[i + 1]);
+#endif
+      for (int i = 0; !pairs && i < count; ++i) store(w.qt + (d + i) * ld + n, block[i]);
     }
   }
 }
@@ -175,16 +206,14 @@ static void queries(const Plan& plan, const LayerPlan& layer, const HeadPlan& he
   const int n = plan.joints, y_ld = layer.y_ld;
   const Result to{w.t, layer.score_ld, nullptr, 0, false};
   if (!head.rest) return apply(plan, head.query, n, w.y, y_ld, w.half, to);
-  const int32_t* rest = plan.at<int32_t>(head.rest);
 #if PORT_BF16
   if (head.query.bf16) {
-    for (int i = 0; i < n; ++i) {
-      for (int c = 0; c < head.query.k; ++c) w.rest[i * y_ld + c] = w.half[i * y_ld + rest[c]];
-    }
-    return apply(plan, head.query, n, nullptr, y_ld, w.rest, to);
+    const int rest_ld = y_ld + kPanel;
+    gather_bf16(n, w.half, y_ld, plan.at<uint16_t>(head.rest), head.query.k, w.rest, rest_ld);
+    return apply(plan, head.query, n, nullptr, rest_ld, w.rest, to);
   }
 #endif
-  product<Kind::kIndexed>(plan, head.query, n, Lhs{w.y, y_ld, 1, rest}, to);
+  product<Kind::kIndexed>(plan, head.query, n, Lhs{w.y, y_ld, 1, plan.at<int32_t>(head.rest)}, to);
 }
 
 // Attention weights of one head, transposed: p[m][n].
@@ -192,9 +221,18 @@ static void head_attention(const Plan& plan, const LayerPlan& layer, const HeadP
   const int n = plan.joints, ld = plan.joints_ld;
   apply(plan, head.key, n, w.y, layer.y_ld, w.half, Result{w.key, layer.score_ld, nullptr, 0, false});
   if (head.query.cols) queries(plan, layer, head, w);
-  transpose_queries(plan, layer, head, w);
-  product_plain(n, Lhs{w.key, layer.score_ld, 1, nullptr}, w.qt, ld, layer.score_width, ld,
-                Result{p, ld, nullptr, 0, false});
+  const Result scores{p, ld, nullptr, 0, false};
+#if PORT_BF16
+  if (head.key.bf16 && layer.score_width % 2 == 0) {
+    transpose_queries(plan, layer, head, w, true);
+    to_bf16(n, w.key, layer.score_ld, reinterpret_cast<uint16_t*>(w.key), layer.score_ld);  // in place
+    product_plain<Kind::kBf16>(n, Lhs{w.key, layer.score_ld / 2, 1, nullptr}, w.qt, ld, layer.score_width / 2, ld,
+                               scores);
+    return softmax_columns(p, n, ld);
+  }
+#endif
+  transpose_queries(plan, layer, head, w, false);
+  product_plain<Kind::kFloat>(n, Lhs{w.key, layer.score_ld, 1, nullptr}, w.qt, ld, layer.score_width, ld, scores);
   softmax_columns(p, n, ld);
 }
 
@@ -216,8 +254,15 @@ static void attention(const Plan& plan, const LayerPlan& layer, const Workspace&
       apply(plan, head[h].value, n, w.y, layer.y_ld, w.half,
             Result{w.v + h * n * layer.value_ld, layer.value_ld, nullptr, 0, false});
     }
-    product_plain(n, Lhs{w.p, 1, ld, nullptr}, w.v, layer.value_ld, heads * n, plan.d_ld, residual);
-    return;
+#if PORT_BF16
+    if (head[0].value.bf16) {
+      pair_rows(w.p, heads * n, ld);
+      pair_rows(w.v, heads * n, layer.value_ld);
+      return product_plain<Kind::kBf16>(n, Lhs{w.p, 1, ld, nullptr}, w.v, layer.value_ld, (heads * n + 1) / 2,
+                                        plan.d_ld, residual);
+    }
+#endif
+    return product_plain<Kind::kFloat>(n, Lhs{w.p, 1, ld, nullptr}, w.v, layer.value_ld, heads * n, plan.d_ld, residual);
   }
   const int o_ld = heads * layer.value_ld;
   for (int h = 0; h < heads; ++h) {
@@ -227,8 +272,8 @@ static void attention(const Plan& plan, const LayerPlan& layer, const Workspace&
       apply(plan, head[h].value, n, w.y, layer.y_ld, w.half, Result{w.v, layer.value_ld, nullptr, 0, false});
       v = w.v, v_ld = layer.value_ld;
     }
-    product_plain(n, Lhs{w.p + h * n * ld, 1, ld, nullptr}, v, v_ld, n, layer.value_ld,
-                  Result{w.o + h * layer.value_ld, o_ld, nullptr, 0, false});
+    product_plain<Kind::kFloat>(n, Lhs{w.p + h * n * ld, 1, ld, nullptr}, v, v_ld, n, layer.value_ld,
+                                Result{w.o + h * layer.value_ld, o_ld, nullptr, 0, false});
   }
 #if PORT_BF16
   if (layer.out.bf16) to_bf16(n, w.o, o_ld, w.half, o_ld);

@@ -6,7 +6,7 @@
 //         C vectors and broadcasts R scalars for R * C multiply-adds, so that the multiply-add unit is the limit and
 //         not the load ports (AVX-512: 7 x 2 for 21 joints, 14 FMA on 2 + 7 loads).
 // Memory  Weights are packed in panels [k][32] (network_pack.cpp): a panel is 128 k bytes, stays in L1 while the row
-//         tiles pass over it, and is followed in memory by the next one needed, which each tile prefetches.
+//         tiles pass over it, and is followed in memory by the next one needed, which the first tile prefetches.
 // Numerics One accumulator per element and k in ascending order, whatever R: a row's result depends on that row only.
 //         fp32 accumulation also for bf16.
 // Test: csrc/tests/test_network.cpp.
@@ -58,7 +58,7 @@ static __attribute__((noinline)) void tile(const Lhs& lhs, const float* b, ptrdi
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       w[c] = load(b + c * kVec);
-      if (ahead && c * kVec % 16 == 0) __builtin_prefetch(b + c * kVec + ahead);
+      if (ahead && c * kVec % 16 == 0) __builtin_prefetch(b + c * kVec + ahead, 0, 2);  // into L2: L1 is full
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -144,8 +144,9 @@ static void product(const Plan& plan, const Matrix& matrix, int n, const Lhs& lh
   }
 }
 
-// C = init + A B with B row-major [k][cols], cols a multiple of kVec.
+// C = init + A B with B row-major [k][cols], cols a multiple of kVec (bf16: both in pairs, k of them).
+template <Kind kind>
 PORT_INLINE void product_plain(int n, const Lhs& lhs, const float* b, ptrdiff_t b_ld, int k, int cols,
                                const Result& result) {
-  columns<Kind::kFloat>(n, lhs, b, b_ld, k, cols, result, 0);
+  columns<kind>(n, lhs, b, b_ld, k, cols, result, 0);
 }
