@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,9 +47,9 @@ def test_text_says_what_mends_a_missing_backend(
 
 
 def test_gpus_are_read_from_the_driver_and_a_failing_driver_is_none(
-    tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = tmp_path / "nvidia-smi"  # type: ignore[operator]
+    program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 570.1, 81559 MiB, 9.0'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
@@ -78,3 +79,17 @@ def test_headline_averages_the_held_out_sources_and_joins_the_rest() -> None:
         "hidden joints 35 % of the pose's size off, simulated detector 75 % (held-out), real epe 9.54, real n 423"
     )
     assert headline({}) == ""
+
+
+def test_markdown_goes_between_the_markers_and_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("| model |")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- models:start -->\nold\n<!-- models:end -->\nafter\n")
+    assert main(["--markdown", str(page)]) == 0
+    assert page.read_text() == f"before\n<!-- models:start -->\n{printed}<!-- models:end -->\nafter\n"
+    page.write_text("no markers")
+    assert main(["--markdown", str(page)]) == 2
+    assert page.read_text() == "no markers"
+    assert main(["--markdown", str(tmp_path / "absent.md")]) == 2

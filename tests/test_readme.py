@@ -105,7 +105,7 @@ def test_links_and_pictures_are_there_and_small() -> None:
 
 def test_model_table_is_what_port_info_renders() -> None:
     table = README.read_text("utf-8").split("<!-- models:start -->\n")[1].split("<!-- models:end -->")[0]
-    assert table == models_markdown(bundled_model_facts()), "port-info --markdown prints the table to put there"
+    assert table == models_markdown(bundled_model_facts()), "port-info --markdown README.md mends it"
 
 
 def test_skeletons_are_all_named() -> None:

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """port-info: what is installed, what is missing, and the command that mends it.
 
-May use: info, cli.common. Test: tests/test_info.py.
+May use: info, files, errors, cli.common. Test: tests/test_info.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from port_deploy.cli.common import Parser, print_json, run, table
+from port_deploy.errors import InputError
+from port_deploy.files import write_text
 from port_deploy.info import bundled_model_facts, collect
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+
+
+MARKERS = ("<!-- models:start -->\n", "<!-- models:end -->")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,14 +31,24 @@ def parser() -> ArgumentParser:
     """The options."""
     options = Parser(prog="port-info", description="Version, build, backends, GPUs and bundled models.")
     options.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    options.add_argument("--markdown", action="store_true", help="the table of models alone, as README.md has it")
+    options.add_argument(
+        "--markdown",
+        nargs="?",
+        const="-",
+        metavar="README.md",
+        help="the table of models alone; with a file, put between its markers",
+    )
     return options
 
 
 def _command(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
     if options.markdown:
-        print(models_markdown(bundled_model_facts()), end="")
+        markdown = models_markdown(bundled_model_facts())
+        if options.markdown == "-":
+            print(markdown, end="")
+        else:
+            put_between(Path(options.markdown), *MARKERS, markdown)
         return 0
     facts = collect()
     if options.json:
@@ -56,6 +72,22 @@ def _command(argv: Sequence[str] | None) -> int:
         print("models: none in this installation; port-train makes one")
     print("\nlibraries: " + ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()))
     return 0
+
+
+def put_between(path: Path, start: str, end: str, text: str) -> None:
+    """Replace what stands between two markers of a file.
+
+    Raises:
+        InputError: The file cannot be read or does not hold the two markers once each.
+    """
+    try:
+        content = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if content.count(start) != 1 or content.count(end) != 1:
+        raise InputError(f"expected {start.strip()} and {end.strip()} once each in {path}")
+    head, rest = content.split(start)
+    write_text(path, head + start + text + end + rest.split(end)[1])
 
 
 def models_markdown(models: Sequence[dict[str, Any]]) -> str:
