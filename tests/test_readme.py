@@ -10,10 +10,13 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from port_deploy.cli.evaluate import MARKDOWN_HEADER
+from port_deploy.cli.evaluate import main as evaluate
 from port_deploy.cli.info import models_markdown
 from port_deploy.info import bundled_model_facts
 from port_deploy.skeleton import bundled_skeletons
@@ -106,6 +109,21 @@ def test_links_and_pictures_are_there_and_small() -> None:
 def test_model_table_is_what_port_info_renders() -> None:
     table = README.read_text("utf-8").split("<!-- models:start -->\n")[1].split("<!-- models:end -->")[0]
     assert table == models_markdown(bundled_model_facts()), "port-info --markdown README.md mends it"
+
+
+def test_evaluation_rows_are_what_port_eval_prints(
+    shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = README.read_text("utf-8").split("<!-- eval:start -->\n")[1].split("<!-- eval:end -->")[0]
+    header, rows = table.splitlines()[:2], table.splitlines()[2:]
+    assert tuple(header) == MARKDOWN_HEADER
+    assert len(rows) >= 3
+    for row in rows:
+        found = re.match(r"\| (\w+) \([\d,]+\) \| `([\w-]+)`, ([\d.]+) \|", row)
+        assert found, row
+        file = str(shared_data(f"data/{found[1]}.npz"))
+        assert evaluate(["--model", found[2], "--threshold", found[3], "--markdown", file]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == row
 
 
 def test_skeletons_are_all_named() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,12 @@ FILE_HELP = (
     "The file holds joints (labels) and pred, [B, M, 2] in pixels, and conf [B, M]. Where present, names [M] match "
     "joints by name, labelled or visible [B, M] says which labels count, and bbox [B, 4] (x, y, width, height), "
     "head_size [B] or image_size [B, 2] give PCK its unit."
+)
+
+
+MARKDOWN_HEADER = (
+    "| predictions (poses) | model, δ | EPE to root, px | EPE, px | P-EPE, px | joints below δ, px | change of EPE |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
 )
 
 
@@ -54,6 +61,7 @@ def parser() -> ArgumentParser:
     options.add_argument("--pck-of", choices=(*SIZES, "px"), help="what --pck is a fraction of; else what FILE has")
     options.add_argument("--joints", action="store_true", help="also the error of each joint")
     options.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    options.add_argument("--markdown", action="store_true", help="a Markdown row, detector → refined, instead")
     options.add_argument("--plot", metavar="PICTURE", help="write the error by confidence and by masked joints")
     return options
 
@@ -84,6 +92,9 @@ def _command(argv: Sequence[str] | None) -> int:
             {**named, **result.to_json(), "absent": predictions.absent, "joints": _joints(result, spec.skeleton.names)}
         )
         return 0
+    if options.markdown:
+        print("\n".join((*MARKDOWN_HEADER, markdown_row(options.file, spec.name, result))))
+        return 0
     where = f"{refiner.backend.name} ({refiner.backend.detail})"
     print(f"{options.file} · model {spec.name}, refine {spec.refine}, on {where}")
     source = "from the command line" if options.threshold is not None else spec.threshold_source
@@ -107,6 +118,17 @@ def _command(argv: Sequence[str] | None) -> int:
     if options.plot:
         print(f"\nplot: {options.plot}")
     return 0
+
+
+def markdown_row(file: str, model: str, result: Evaluation) -> str:
+    """One evaluation as a row under MARKDOWN_HEADER: detector → refined, and the change with its 95 % interval."""
+    pairs = (
+        f"{_number(getattr(result.detector, name))} → {_number(getattr(result.refined, name))}"
+        for name in ("epe_root", "epe", "p_epe", "epe_masked")
+    )
+    change = f"{result.epe_change:+.2f} ± {result.epe_change_95:.2f}"
+    head = (f"{Path(file).stem} ({result.samples:,})", f"`{model}`, {result.threshold:g}")
+    return "| " + " | ".join((*head, *pairs, change)) + " |"
 
 
 def _figures(result: Evaluation, root: str) -> str:
