@@ -127,7 +127,7 @@ def test_the_installed_version_is_the_declared_one():
         ("refiner.py", "import torch", "nowhere else BROKEN"),
         ("weights.py", "from port_deploy import refiner", "the specification BROKEN"),
         ("nn/port.py", "from port_deploy.backends import select", "the specification BROKEN"),
-        ("verify.py", "import openvino", "own backend only BROKEN"),
+        ("verify.py", "import openvino", "times it bare BROKEN"),
         ("newcomer.py", "", "newcomer"),
     ],
 )
