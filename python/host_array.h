@@ -31,9 +31,7 @@ inline bool is_dtype(const py::array& array, char kind, py::ssize_t size) {
   return dtype.kind() == kind && dtype.itemsize() == size && (dtype.byteorder() == '=' || dtype.byteorder() == '|');
 }
 
-inline bool aligned(const py::array& array) {
-  return (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
-}
+inline bool aligned(const py::array& array) { return (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0; }
 
 // The address of a C-contiguous array of exactly that shape and dtype.
 inline void* dense(const py::array& array, const char* name, char kind, py::ssize_t size,

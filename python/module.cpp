@@ -171,8 +171,8 @@ PYBIND11_MODULE(_core, m) {
            py::arg("isa") = py::none(), py::arg("precision") = "fp32")
       .def("refine", &refine, py::arg("joints"), py::arg("confidence"), py::arg("threshold"), py::arg("out_joints"),
            py::arg("out_confidence"), py::arg("out_mask"))
-      .def("run", &run, py::arg("heatmaps"), py::arg("affine").none(true), py::arg("threshold"),
-           py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"))
+      .def("run", &run, py::arg("heatmaps"), py::arg("affine").none(true), py::arg("threshold"), py::arg("out_joints"),
+           py::arg("out_confidence"), py::arg("out_mask"))
       .def_property_readonly("threads", &Refiner::threads)
       .def_property_readonly("isa", [](const Refiner& refiner) { return to_string(refiner.isa()); })
       .def_property_readonly("precision", [](const Refiner& refiner) { return to_string(refiner.precision()); })
