@@ -84,9 +84,8 @@ const char* isa_name(Isa isa) {
 std::unique_ptr<Network> make_network(const ModelSpec& spec, const Tensors& tensors, Isa isa, Precision precision) {
   const bool bf16 = precision == Precision::kBfloat16;
   if (!isa_available(isa)) {
-    throw Error(ErrorCode::kUnavailable,
-                std::string("expected an instruction set of this processor and build, got ") + isa_name(isa) +
-                    ": unset PORT_FORCE_ISA or name another");
+    throw Error(ErrorCode::kUnavailable, std::string("expected an instruction set of this processor and build, got ") +
+                                             isa_name(isa) + ": unset PORT_FORCE_ISA or name another");
   }
   if (bf16 && (isa != Isa::kAvx512 || !bf16_available())) {
     throw Error(ErrorCode::kUnavailable,

@@ -7,8 +7,8 @@
 //           the identity, and W_K R^-T = W_K (W_Q)_S^T needs no inverse. Where Y is narrower than a head,
 //           Q = Y and K = Y W_K W_Q^T instead.
 //   values  P Y W_V W_O: W_V W_O is one matrix; or P Y is taken first. Whichever needs the fewest multiplications.
-// In the first layer x is (U / sigma) W_c with U the few columns of the embedding's factors, sigma LayerNorm's deviation
-// and W_c the embedding centred over its D channels: W_c goes into W, and Y has J (rank + 1) columns.
+// In the first layer x is (U / sigma) W_c with U the few columns of the embedding's factors, sigma LayerNorm's
+// deviation and W_c the embedding centred over its D channels: W_c goes into W, and Y has J (rank + 1) columns.
 #include "network_fold.h"
 
 #include <cmath>
@@ -70,7 +70,8 @@ class Folder {
     Dense identity(d, d);
     for (int c = 0; c < d; ++c) identity(c, c) = 1.0;
     for (int l = 0; l < config_.layers; ++l) {
-      net.layers.push_back(layer("layers." + std::to_string(l) + ".", l == 0 && net.low_rank_first ? centred : identity));
+      net.layers.push_back(
+          layer("layers." + std::to_string(l) + ".", l == 0 && net.low_rank_first ? centred : identity));
     }
     net.se1 = transposed(dense(tensors_.at("head.se1.weight"), config_.se_width(), d));
     net.se2 = transposed(dense(tensors_.at("head.se2.weight"), d, config_.se_width()));

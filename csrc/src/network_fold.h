@@ -12,11 +12,11 @@
 namespace port {
 
 struct FoldedHead {
-  Dense key;                 // [y_cols][score_width]
-  Dense query;               // [rest or y_cols][score_width]; no rows: the queries are columns of Y
-  std::vector<int> select;   // [score_width] or empty
-  std::vector<int> rest;     // rows of `query` in Y, or empty: all
-  Dense value;               // [y_cols][D or head_dim]; no rows where values are shared
+  Dense key;                // [y_cols][score_width]
+  Dense query;              // [rest or y_cols][score_width]; no rows: the queries are columns of Y
+  std::vector<int> select;  // [score_width] or empty
+  std::vector<int> rest;    // rows of `query` in Y, or empty: all
+  Dense value;              // [y_cols][D or head_dim]; no rows where values are shared
 };
 
 struct FoldedLayer {
@@ -25,19 +25,19 @@ struct FoldedLayer {
   int score_width = 0;
   Values values = Values::kDirect;
   std::vector<FoldedHead> heads;
-  std::vector<Dense> out;    // one [y_cols or head_dim][D] per head; empty where values are direct
+  std::vector<Dense> out;  // one [y_cols or head_dim][D] per head; empty where values are direct
   std::vector<double> out_bias;
   Dense fc1, fc2;
   std::vector<double> fc1_bias, fc2_bias;
 };
 
 struct FoldedNetwork {
-  std::vector<Dense> hops;   // H_j [N][N]: Ã^k, or with shared weights their mean alone
-  int rank = 0;              // columns of the embedding's factors
+  std::vector<Dense> hops;  // H_j [N][N]: Ã^k, or with shared weights their mean alone
+  int rank = 0;             // columns of the embedding's factors
   bool low_rank_first = false;
-  Dense embed;               // [rank][D]
+  Dense embed;  // [rank][D]
   std::vector<FoldedLayer> layers;
-  Dense se1, se2;            // se2 and its bias times -log2(e)
+  Dense se1, se2;  // se2 and its bias times -log2(e)
   std::vector<double> se1_bias, se2_bias;
 };
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <utility>
+#include <vector>
 
 namespace port {
 
@@ -36,45 +37,24 @@ struct Place {
   int col = -1;
 };
 
-// The largest |entry| above `least` among free rows and columns (null: all are free).
-Place largest(const Dense& g, int rows, double least, const std::vector<int>* owner, const std::vector<char>& taken) {
+double largest_of(const double* row, int count) {
+  double most[4] = {0.0, 0.0, 0.0, 0.0};  // four, so that one comparison does not wait for the last
+  for (int i = 0; i < count; ++i) most[i % 4] = std::fabs(row[i]) > most[i % 4] ? std::fabs(row[i]) : most[i % 4];
+  return std::fmax(std::fmax(most[0], most[1]), std::fmax(most[2], most[3]));
+}
+
+// The largest |entry| above `least` in rows that are not taken, from column `first` on.
+Place largest(const Dense& g, int rows, int first, double least, const std::vector<char>& taken) {
   Place best;
   for (int i = 0; i < rows; ++i) {
     if (taken[static_cast<std::size_t>(i)]) continue;
-    const double* row = g.row(i);
-    for (int j = 0; j < g.cols; ++j) {
-      if (std::fabs(row[j]) > least && (!owner || owner->data()[j] < 0)) least = std::fabs(row[j]), best = {i, j};
-    }
+    const double most = largest_of(g.row(i) + first, g.cols - first);
+    if (most > least) least = most, best.row = i;
+  }
+  for (int j = first; best.row >= 0 && best.col < 0; ++j) {
+    if (std::fabs(g(best.row, j)) == least) best.col = j;
   }
   return best;
-}
-
-// w times the inverse of its rows `select`; false if that is singular.
-bool relative_to(const Dense& w, const std::vector<int>& select, Dense* g) {
-  const int n = w.cols;
-  Dense a = rows_of(w, select), inverse(n, n);
-  for (int i = 0; i < n; ++i) inverse(i, i) = 1.0;
-  for (int c = 0; c < n; ++c) {
-    int pivot = c;
-    for (int r = c + 1; r < n; ++r) {
-      if (std::fabs(a(r, c)) > std::fabs(a(pivot, c))) pivot = r;
-    }
-    if (!(std::fabs(a(pivot, c)) > 0.0)) return false;
-    for (int k = 0; k < n && pivot != c; ++k) {
-      std::swap(a(c, k), a(pivot, k));
-      std::swap(inverse(c, k), inverse(pivot, k));
-    }
-    const double scale = 1.0 / a(c, c);
-    for (int k = 0; k < n; ++k) a(c, k) *= scale, inverse(c, k) *= scale;
-    for (int r = 0; r < n; ++r) {
-      const double factor = a(r, c);
-      if (r == c || factor == 0.0) continue;
-      subtract(factor, a.row(c), n, a.row(r));
-      subtract(factor, inverse.row(c), n, inverse.row(r));
-    }
-  }
-  *g = multiply(w, inverse);
-  return true;
 }
 
 }  // namespace
@@ -109,37 +89,35 @@ Dense rows_of(const Dense& a, const std::vector<int>& rows) {
 bool choose_gauge(const Dense& w, int candidates, std::vector<int>* select, std::vector<int>* rest, Dense* gauge) {
   const int r = w.cols;
   if (candidates < r) return false;
-  std::vector<int> owner(static_cast<std::size_t>(r), -1);  // the selected row that is the unit vector of each column
+  std::vector<int> owner(static_cast<std::size_t>(r), -1);  // the row that is the unit vector of each column
   std::vector<char> taken(static_cast<std::size_t>(w.rows), 0);
-  const auto take = [&](Dense* g, Place at) {
+  Dense g = w;
+  const auto take = [&](Place at) {
     int& previous = owner[static_cast<std::size_t>(at.col)];
     if (previous >= 0) taken[static_cast<std::size_t>(previous)] = 0;
     previous = at.row;
     taken[static_cast<std::size_t>(at.row)] = 1;
-    make_unit(g, at.row, at.col);
+    make_unit(&g, at.row, at.col);
   };
-  Dense g = w;
   double scale = 0.0;
-  for (const double v : w.values) scale = std::fmax(scale, std::fabs(v));
   for (int step = 0; step < r; ++step) {
-    const Place at = largest(g, candidates, kRankTolerance * scale, &owner, taken);
+    const Place at = largest(g, candidates, step, kRankTolerance * scale, taken);
     if (at.row < 0) return false;
-    take(&g, at);
+    if (step == 0) scale = std::fabs(g(at.row, at.col));
+    for (int i = 0; i < g.rows; ++i) std::swap(g(i, step), g(i, at.col));  // the order of columns means nothing
+    take({at.row, step});
   }
   for (int swap = 0; swap < 16 * r; ++swap) {
-    const Place at = largest(g, candidates, kLargest, nullptr, taken);
+    const Place at = largest(g, candidates, 0, kLargest, taken);
     if (at.row < 0) break;
-    take(&g, at);
+    take(at);
   }
-  if (!relative_to(w, owner, &g)) return false;  // afresh: the swaps let rounding errors grow
   rest->clear();
   for (int i = 0; i < w.rows; ++i) {
     if (!taken[static_cast<std::size_t>(i)]) rest->push_back(i);
   }
   for (const int i : *rest) {
-    for (int j = 0; j < r; ++j) {
-      if (i < candidates && !(std::fabs(g(i, j)) < 2.0)) return false;
-    }
+    if (i < candidates && !(largest_of(g.row(i), r) < 2.0)) return false;
   }
   *select = owner;
   *gauge = rows_of(g, *rest);

@@ -27,8 +27,8 @@ Dense transposed(const Dense& a);
 Dense rows_of(const Dense& a, const std::vector<int>& rows);
 
 // Rows `select` of w [n][r] such that w = G w[select] with no entry of G above about 1: the rows of (locally) maximal
-// volume among the first `candidates`. `rest` are the other rows, and `gauge` [n - r][r] their G. False if w has no such
-// r rows (rank below r).
+// volume among the first `candidates`. `rest` are the other rows, and `gauge` [n - r][r] their G. False if w has no
+// such r rows (rank below r).
 bool choose_gauge(const Dense& w, int candidates, std::vector<int>* select, std::vector<int>* rest, Dense* gauge);
 
 }  // namespace port

@@ -56,9 +56,7 @@ class Packer {
     matrix.bf16 = bf16 ? 1 : 0;
     matrix.k = bf16 ? padded(m.rows, 2) : m.rows;
     matrix.cols = padded(m.cols, kLane);
-    const auto value = [&](int r, int c) {
-      return r < m.rows && c < m.cols ? static_cast<float>(m(r, c)) : 0.0f;
-    };
+    const auto value = [&](int r, int c) { return r < m.rows && c < m.cols ? static_cast<float>(m(r, c)) : 0.0f; };
     const std::size_t count = static_cast<std::size_t>(matrix.k) * static_cast<std::size_t>(matrix.cols);
     std::vector<float> floats;
     std::vector<std::uint16_t> halves;
@@ -182,8 +180,8 @@ LayerPlan pack_layer(const FoldedNetwork& net, const FoldedLayer& layer, const P
 
 void ArenaDelete::operator()(unsigned char* memory) const { ::operator delete[](memory, std::align_val_t{kAlign}); }
 
-PackedNetwork pack(const ModelSpec& spec, const FoldedNetwork& net, int vector_floats, bool bf16, const float* out_weight,
-                   const float* out_bias) {
+PackedNetwork pack(const ModelSpec& spec, const FoldedNetwork& net, int vector_floats, bool bf16,
+                   const float* out_weight, const float* out_bias) {
   const NetworkConfig& config = spec.config;
   PackedNetwork packed;
   Plan& plan = packed.plan;

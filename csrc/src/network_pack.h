@@ -22,7 +22,7 @@ struct PackedNetwork {
 };
 
 // vector_floats: what `Plan::joints_ld` is a multiple of. bf16: the encoder's products, but not the first attention.
-PackedNetwork pack(const ModelSpec& spec, const FoldedNetwork& net, int vector_floats, bool bf16, const float* out_weight,
-                   const float* out_bias);
+PackedNetwork pack(const ModelSpec& spec, const FoldedNetwork& net, int vector_floats, bool bf16,
+                   const float* out_weight, const float* out_bias);
 
 }  // namespace port

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// PORT in double, eqs. (4)-(11) as the paper prints them, and random models to try it on: what test_network.cpp compares
-// the kernels with. Nothing here is folded, packed or shared with csrc/src but the specification.
+// PORT in double, eqs. (4)-(11) as the paper prints them, and random models to try it on: what test_network.cpp
+// compares the kernels with. Nothing here is folded, packed or shared with csrc/src but the specification.
 #pragma once
 
 #include <algorithm>
@@ -130,7 +130,8 @@ struct Reference {
       }
     }
     add(linear(prefix + "out", mixed, d, round), z);  // eq. (8)
-    Matrix hidden = linear(prefix + "fc1", layer_norm(prefix + "norm2", *z), static_cast<std::size_t>(config.mlp_width()), round);
+    Matrix hidden =
+        linear(prefix + "fc1", layer_norm(prefix + "norm2", *z), static_cast<std::size_t>(config.mlp_width()), round);
     for (auto& row : hidden) {
       for (double& value : row) value = std::max(value, 0.0);
     }
@@ -152,7 +153,8 @@ struct Reference {
     for (std::size_t i = 0; i < n * channels; ++i) x[i / channels][i % channels] = static_cast<double>(inputs[i]);
     Matrix z = msgc("embed.weight", x, d, keep);  // eq. (5)
     for (std::size_t i = 0; i < n && config.mask_embedding; ++i) {
-      for (std::size_t c = 0; c < d && mask[i]; ++c) z[i][c] = static_cast<double>(tensors.at("mask_embedding").values[c]);
+      for (std::size_t c = 0; c < d && mask[i]; ++c)
+        z[i][c] = static_cast<double>(tensors.at("mask_embedding").values[c]);
     }
     for (int l = 0; l < config.layers; ++l) layer("layers." + std::to_string(l) + ".", &z);
     Matrix mean = zeros(1, d);  // eq. (10)
@@ -207,7 +209,8 @@ inline port::Tensors make_tensors(const port::ModelSpec& spec, unsigned seed = 1
       add(prefix + norm + ".weight", d, 0.2f, 1.0f);
       add(prefix + norm + ".bias", d, 0.2f);
     }
-    for (const char* name : {"q.weight", "k.weight", "v.weight"}) add(prefix + name, hops * d * inner, 1.5f * over_root(d));
+    for (const char* name : {"q.weight", "k.weight", "v.weight"})
+      add(prefix + name, hops * d * inner, 1.5f * over_root(d));
     add(prefix + "out.weight", d * inner, over_root(inner));
     add(prefix + "out.bias", d, 0.1f);
     add(prefix + "fc1.weight", hidden * d, over_root(d));

@@ -94,8 +94,8 @@ std::vector<double> reference(const port::ModelSpec& spec, const port::Tensors& 
   const port_test::Reference port{spec, tensors, round};
   std::vector<double> out;
   for (std::ptrdiff_t b = 0; b < poses.batch; ++b) {
-    const std::vector<double> one = port(poses.inputs.data() + b * poses.joints * poses.channels,
-                                         poses.mask.data() + b * poses.joints);
+    const std::vector<double> one =
+        port(poses.inputs.data() + b * poses.joints * poses.channels, poses.mask.data() + b * poses.joints);
     out.insert(out.end(), one.begin(), one.end());
   }
   return out;
@@ -203,7 +203,8 @@ void test_bits() {
   }
 }
 
-// One pose with joints as far out as the line lets them be: its neighbours do not notice, and an empty batch is nothing.
+// One pose with joints as far out as the line lets them be: its neighbours do not notice, and an empty batch is
+// nothing.
 void test_hostile_inputs() {
   const port::ModelSpec spec = port_test::make_spec(21);
   const port::Tensors tensors = port_test::make_tensors(spec);
@@ -228,8 +229,8 @@ void test_degenerate_weights() {
     for (int l = 0; l < spec.config.layers; ++l) {
       std::vector<float>& q = tensors["layers." + std::to_string(l) + ".q.weight"].values;
       for (std::size_t i = 0; i < q.size(); ++i) {
-        if (kind == 0) q[i] = 0.0f;                                        // no queries at all
-        if (kind == 1 && i % 64 >= 32) q[i] = q[i - 32];                   // rank 32
+        if (kind == 0) q[i] = 0.0f;                                                  // no queries at all
+        if (kind == 1 && i % 64 >= 32) q[i] = q[i - 32];                             // rank 32
         if (kind == 2) q[i] *= std::pow(10.0f, -static_cast<float>(i % 64) / 8.0f);  // condition 1e8
       }
     }

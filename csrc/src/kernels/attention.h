@@ -38,7 +38,8 @@ static void aggregate(const Plan& plan, const float* x, int x_ld, int width, con
   }
 }
 
-// x = (z - mean) / sqrt(var + eps), row by row; then z += bias. scales [N]: 1 / sqrt(...). Padding lanes of z are zero and stay so in x.
+// x = (z - mean) / sqrt(var + eps), row by row; then z += bias. scales [N]: 1 / sqrt(...). Padding lanes of z are zero
+// and stay so in x.
 static void normalise(const Plan& plan, float* z, const float* bias, float* x, float* scales) {
   const int n = plan.joints, d = plan.d, ld = plan.d_ld;
   const float inverse_d = 1.0f / static_cast<float>(d);
@@ -146,12 +147,29 @@ static void apply(const Plan& plan, const Matrix& matrix, int n, const float* a,
   product<Kind::kFloat>(plan, matrix, n, Lhs{a, ld, 1, nullptr}, result);
 }
 
+// Rows d ... d + count - 1 of Q^T for kVec joints, from the registers that transposed them. select: rows of Y^T to add.
+PORT_INLINE void put_queries(Vec (&block)[kVec], int count, const float* yt, const int32_t* select, float* qt, int ld,
+                             bool pairs) {
+#pragma GCC unroll 16
+  for (int i = 0; i < count; ++i) {
+    if (select) block[i] += load(yt + select[i] * ld);
+    if (!pairs) store(qt + i * ld, block[i]);
+  }
+#if PORT_BF16
+#pragma GCC unroll 8
+  for (int i = 0; i < count / 2; ++i) {
+    if (pairs) store_pairs(qt + i * ld, block[2 * i], block[2 * i + 1]);
+  }
+#endif
+}
+
 // qt[d][n] = yt[select[d]][n] + t[n][d]; either part may be absent. pairs: bf16, rows 2d and 2d + 1 as pairs.
 static void transpose_queries(const Plan& plan, const LayerPlan& layer, const HeadPlan& head, const Workspace& w,
                               bool pairs) {
   const int ld = plan.joints_ld;
   const int32_t* select = head.select ? plan.at<int32_t>(head.select) : nullptr;
   for (int d = 0; d < layer.score_width; d += kVec) {
+    const int32_t* rows = select ? select + d : nullptr;
     const int count = layer.score_width - d < kVec ? layer.score_width - d : kVec;
     for (int n = 0; n < ld; n += kVec) {
       Vec block[kVec];
@@ -163,11 +181,12 @@ static void transpose_queries(const Plan& plan, const LayerPlan& layer, const He
 #pragma GCC unroll 16
         for (int i = 0; i < kVec; ++i) block[i] = zero();
       }
-      for (int i = 0; select && i < count; ++i) block[i] += load(w.yt + select[d + i] * ld + n);
-#if PORT_BF16
-      for (int i = 0; pairs && i < count; i += 2) store_pairs(w.qt + (d + i) / 2 * ld + n, block[i], block[i + 1]);
-#endif
-      for (int i = 0; !pairs && i < count; ++i) store(w.qt + (d + i) * ld + n, block[i]);
+      float* to = w.qt + (pairs ? d / 2 : d) * ld + n;
+      if (count == kVec) {  // a known count keeps the block in registers
+        put_queries(block, kVec, w.yt + n, rows, to, ld, pairs);
+      } else {
+        put_queries(block, count, w.yt + n, rows, to, ld, pairs);
+      }
     }
   }
 }
@@ -217,7 +236,8 @@ static void queries(const Plan& plan, const LayerPlan& layer, const HeadPlan& he
 }
 
 // Attention weights of one head, transposed: p[m][n].
-static void head_attention(const Plan& plan, const LayerPlan& layer, const HeadPlan& head, const Workspace& w, float* p) {
+static void head_attention(const Plan& plan, const LayerPlan& layer, const HeadPlan& head, const Workspace& w,
+                           float* p) {
   const int n = plan.joints, ld = plan.joints_ld;
   apply(plan, head.key, n, w.y, layer.y_ld, w.half, Result{w.key, layer.score_ld, nullptr, 0, false});
   if (head.query.cols) queries(plan, layer, head, w);
@@ -262,7 +282,8 @@ static void attention(const Plan& plan, const LayerPlan& layer, const Workspace&
                                         plan.d_ld, residual);
     }
 #endif
-    return product_plain<Kind::kFloat>(n, Lhs{w.p, 1, ld, nullptr}, w.v, layer.value_ld, heads * n, plan.d_ld, residual);
+    return product_plain<Kind::kFloat>(n, Lhs{w.p, 1, ld, nullptr}, w.v, layer.value_ld, heads * n, plan.d_ld,
+                                       residual);
   }
   const int o_ld = heads * layer.value_ld;
   for (int h = 0; h < heads; ++h) {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small products C[n][cols] = init + A[n][k] B[k][cols], n <= 33 joints, for one thread. Included once per instruction set.
+// Small products C[n][cols] = init + A[n][k] B[k][cols], n <= 33 joints, for one thread. Included once per instruction
+// set.
 //
 // Split   B is walked in column chunks of C vectors, and for each chunk the rows of A in tiles of R (of nearly equal
-//         size, at most kMaxRows(C)). A tile keeps its R x C accumulators in registers for the whole of k: per k it loads
-//         C vectors and broadcasts R scalars for R * C multiply-adds, so that the multiply-add unit is the limit and
-//         not the load ports (AVX-512: 7 x 2 for 21 joints, 14 FMA on 2 + 7 loads).
+//         size, at most kMaxRows(C)). A tile keeps its R x C accumulators in registers for the whole of k: per k it
+//         loads C vectors and broadcasts R scalars for R * C multiply-adds, so that the multiply-add unit is the limit
+//         and not the load ports (AVX-512: 7 x 2 for 21 joints, 14 FMA on 2 + 7 loads).
 // Memory  Weights are packed in panels [k][32] (network_pack.cpp): a panel is 128 k bytes, stays in L1 while the row
 //         tiles pass over it, and is followed in memory by the next one needed, which the first tile prefetches.
 // Numerics One accumulator per element and k in ascending order, whatever R: a row's result depends on that row only.

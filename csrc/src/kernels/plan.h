@@ -11,7 +11,7 @@ namespace port {
 
 constexpr int kPanel = 32;       // columns of a weight panel; the last panel of a matrix may have 16
 constexpr int kLane = 16;        // every row of a buffer is padded to this many floats
-constexpr int kJointSlots = 32;   // N
+constexpr int kJointSlots = 32;  // N
 
 // Byte offset into the arena. 0 is never used and says "none".
 using Offset = uint32_t;
@@ -49,49 +49,49 @@ enum class Values : int32_t {
 };
 
 struct LayerPlan {
-  int32_t width = 0;        // channels of x, the normalised input: D, or the embedding's rank in the first layer
-  int32_t x_ld = 0;         // width padded
-  int32_t y_cols = 0;       // hops * width + hops: Y = [H_1 x, ..., H_J x, H_1 1, ..., H_J 1]
+  int32_t width = 0;   // channels of x, the normalised input: D, or the embedding's rank in the first layer
+  int32_t x_ld = 0;    // width padded
+  int32_t y_cols = 0;  // hops * width + hops: Y = [H_1 x, ..., H_J x, H_1 1, ..., H_J 1]
   int32_t y_ld = 0;
   int32_t score_width = 0;
   int32_t score_ld = 0;
-  int32_t value_ld = 0;     // padded width of one head's values
+  int32_t value_ld = 0;  // padded width of one head's values
   Values values = Values::kDirect;
-  Offset heads = 0;         // HeadPlan [heads]
-  Offset tail = 0;          // float [N][y_ld - hops * width], the constant columns of Y
+  Offset heads = 0;  // HeadPlan [heads]
+  Offset tail = 0;   // float [N][y_ld - hops * width], the constant columns of Y
   Matrix out;
-  Offset out_bias = 0;      // float [d_ld]
+  Offset out_bias = 0;  // float [d_ld]
   Matrix fc1, fc2;
-  Offset fc1_bias = 0;      // float [hidden_ld]
-  Offset fc2_bias = 0;      // float [d_ld]
+  Offset fc1_bias = 0;  // float [hidden_ld]
+  Offset fc2_bias = 0;  // float [d_ld]
 };
 
 struct Plan {
   const unsigned char* arena = nullptr;
   size_t arena_bytes = 0;
   size_t workspace_bytes = 0;
-  int32_t joints = 0;           // N
-  int32_t joints_ld = 0;        // N padded to the vector width of the kernels
-  int32_t channels = 0;         // input channels, 2 or 3
-  int32_t d = 0;                // D
+  int32_t joints = 0;     // N
+  int32_t joints_ld = 0;  // N padded to the vector width of the kernels
+  int32_t channels = 0;   // input channels, 2 or 3
+  int32_t d = 0;          // D
   int32_t d_ld = 0;
   int32_t hidden_ld = 0;
   int32_t se_ld = 0;
   int32_t heads = 0;
   int32_t layers = 0;
-  int32_t bf16 = 0;             // some product is bf16
+  int32_t bf16 = 0;  // some product is bf16
   int32_t mask_embedding = 0;
   int32_t residual = 0;
-  int32_t low_rank_first = 0;   // layer 0 works on the embedding's factors instead of on D channels
-  int32_t rank = 0;             // columns of U, the embedding's factors
+  int32_t low_rank_first = 0;  // layer 0 works on the embedding's factors instead of on D channels
+  int32_t rank = 0;            // columns of U, the embedding's factors
   float eps = 0;
   Hops hops;
-  Matrix embed;                 // [rank][D]
-  Offset layer = 0;             // LayerPlan [layers]
+  Matrix embed;      // [rank][D]
+  Offset layer = 0;  // LayerPlan [layers]
   Matrix se1, se2;
   Offset se1_bias = 0, se2_bias = 0;
-  Offset out_weight = 0;        // float [2][d_ld]
-  Offset out_bias = 0;          // float [2]
+  Offset out_weight = 0;  // float [2][d_ld]
+  Offset out_bias = 0;    // float [2]
   int32_t max_y_ld = 0, max_score_width = 0, max_score_ld = 0, max_value_ld = 0;
 
   template <typename T>

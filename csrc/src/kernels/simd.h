@@ -106,8 +106,8 @@ PORT_INLINE void store_bf16(uint16_t* p, Vec low, Vec high) {
 }
 // Pairs (even[i], odd[i]), the layout of a right-hand side, as 16 "floats".
 PORT_INLINE void store_pairs(float* p, Vec even, Vec odd) {
-  const __m512i spread = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                          5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i spread = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   _mm512_storeu_si512(p, _mm512_permutexvar_epi16(spread, (__m512i)_mm512_cvtne2ps_pbh(odd, even)));
 }
 PORT_INLINE Vec dot_bf16(Vec sum, uint32_t pair, Vec pairs) {
