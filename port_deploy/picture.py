@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, EDGE = "#111827", "#6b7280", "#0b1220"
-REBUILT, WRONG = "#34d399", "#b91c1c"
+REBUILT, NEARER, WRONG = "#34d399", "#fbbf24", "#b91c1c"
+REPAIRED = 0.6
+"""An error below this share of the detector's counts as repaired, above it as nearer only."""
 WIDTH_IN, MARGIN_IN, GAP_IN, TITLE_IN, LEGEND_IN = 10.4, 0.1, 0.12, 0.62, 0.62
 PANEL_IN = (WIDTH_IN - 2 * MARGIN_IN - GAP_IN) / 2
 TITLES = (("Detector", "one joint hidden by a patch"), ("Detector + PORT", "rebuilt from the other joints"))
@@ -98,7 +100,9 @@ def _panel(axes: Axes, case: Case, photo: NDArray[np.uint8], refined: bool) -> N
         if shown[a] and shown[b]:
             taken += list(joints[a] + np.linspace(0, 1, 20)[:, None] * (joints[b] - joints[a]))
     text = f"{case.joint}  {error:.0f} px off"
-    _callout(axes, text, right, np.array(taken), (width, height), REBUILT if error < case.before_px else WRONG)
+    share = error / case.before_px
+    colour = REBUILT if share < REPAIRED else NEARER if share < 1 else WRONG
+    _callout(axes, text, right, np.array(taken), (width, height), colour)
 
 
 def _skeleton(axes: Axes, case: Case, joints: NDArray[np.float64], shown: NDArray[np.bool_], refined: bool) -> None:
@@ -138,13 +142,13 @@ def _callout(
 ) -> None:
     """The error in a box at the patch, on the side where it stays inside the photograph and off the skeleton."""
     style = {"boxstyle": "round,pad=0.42", "facecolor": colour, "edgecolor": "none"}
-    ink = "#052e1c" if colour == REBUILT else "white"
+    ink = "white" if colour == WRONG else INK
     label = axes.text(0, 0, text, size=12.5, weight="bold", color=ink, ha="center", va="center", zorder=10, bbox=style)
     label.draw(axes.figure.canvas.get_renderer())  # type: ignore[attr-defined]
     frame = label.get_bbox_patch().get_window_extent()  # type: ignore[union-attr]
     scale = size[0] / axes.get_window_extent().width
     half = np.array([frame.width, frame.height]) * scale / 2
-    reach = PATCH_PX / 2 + 8 + half
+    reach = PATCH_PX / 2 + 14 + half
     best, least = patch, np.inf
     for dx, dy in ((1, 0), (0, 1), (-1, 0), (0, -1)):
         centre = patch + reach * [dx, dy]
