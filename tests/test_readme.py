@@ -123,7 +123,7 @@ def test_evaluation_rows_are_what_port_eval_prints(
         assert found, row
         file = str(shared_data(f"data/{found[1]}.npz"))
         assert evaluate(["--model", found[2], "--threshold", found[3], "--markdown", file]) == 0
-        assert capsys.readouterr().out.splitlines()[-1] == row
+        assert capsys.readouterr().out.splitlines()[-1] == row, "python benchmarks/evaluate.py DATA mends it"
 
 
 def test_skeletons_are_all_named() -> None:

@@ -36,6 +36,7 @@ def parser() -> ArgumentParser:
         prog="port-demo",
         description="Repair the hidden joints of two photographs, draw them, and export the model. "
         "Exit code 1 where a hidden joint did not end nearer to its place.",
+        epilog='All of it needs pip install "port-deploy[export,tensorrt-rtx,viz]"; without, --no-picture --no-export.',
     )
     options.add_argument("-o", "--output", default="out/demo", metavar="DIR", help="folder for picture and artefacts")
     options.add_argument(
