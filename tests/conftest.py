@@ -17,6 +17,9 @@ from port_deploy.config import ModelSpec, PortConfig
 from port_deploy.skeleton import Skeleton
 from port_deploy.weights import Model, model_from_bytes, model_to_bytes
 
+# PyTorch's threads spin while they wait: with two of them and other work beside, the oracle takes five times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ModelMaker = Callable[..., Model]
 
 

@@ -148,7 +148,7 @@ def test_torch_in_float32_keeps_the_tolerance(kind: str, source: str, frame: str
     model = random_model(source, "mpii16", frame=frame)
     # Decoded joints are float32 at 1,500 px, and the paper frame turns by the direction of one bone: where it is a
     # few pixels long, the rounding of its two ends moves the far end of the body by more.
-    bound = 3e-3 if frame == "paper" else None
+    bound = 1e-2 if frame == "paper" else None
     verify(torch_.load(model), make_problems(model, kind), "fp32", bound).check("torch")
 
 

@@ -49,9 +49,9 @@ def tiny_model() -> object:
 
 
 def test_import_is_quick() -> None:
-    """The budget is 0.3 s; the fastest of five counts, so that a busy machine does not fail it."""
-    code = "import time; t = time.perf_counter(); import port_deploy; print(time.perf_counter() - t)"
-    assert min(float(python(code)) for _ in range(5)) <= 0.3
+    """The budget is 0.3 s, counted in the processor's time, so that a busy machine does not fail it."""
+    code = "import time; t = time.process_time(); import port_deploy; print(time.process_time() - t)"
+    assert min(float(python(code)) for _ in range(3)) <= 0.3
 
 
 def test_every_public_name_is_there() -> None:
