@@ -3,14 +3,14 @@
 
 Errors are in pixels of a 256-pixel crop: where a pose spans more (an outlier at 100,000 px), its error is divided by
 its span over 256, since every unit of the frame grows with it. Masks must be equal, and joints that are not rebuilt
-must come back bit for bit. Left out are only poses that hold a tie: a decoded joint within 1e-3 px of the boundary
-between two pixels whose values differ, where float32 and float64 may rightly read another confidence.
+must come back bit for bit. Left out are only poses on an edge, where float32 and float64 may rightly part: a decoded
+joint within 1e-3 px of the boundary between two pixels whose values differ (another confidence is read), and in the
+``paper`` frame a root and an axis joint that all but coincide (nothing says which way to turn).
 May use: backends, config, errors, NumPy. Test: tests/test_verify.py.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,24 +21,27 @@ from numpy.typing import NDArray
 
 from port_deploy.backends.base import Backend, HostBuffers
 from port_deploy.config import MAX_COORDINATE, ModelSpec
-from port_deploy.errors import InputError, ModelFileError, VerificationError
+from port_deploy.errors import InputError, VerificationError
 from port_deploy.verify_problems import CROP_PX, Questions, heatmap_questions, joint_questions
 from port_deploy.weights import Model
 
 TOLERANCE_PX: Mapping[str, float] = {
     "fp32": 1e-3,
-    "fp16": 0.05,
-    "bf16": 0.5,
+    "fp16": 0.25,
+    "bf16": 2.0,
 }
-"""Largest error against the oracle, pixels of a 256-pixel crop, by the precision of the encoder's matrix products."""
+"""Largest error against the oracle, pixels of a 256-pixel crop, by the precision of the encoder's matrix products.
+
+Nearly twice or more what eager PyTorch at that precision shows on the shipped models: 0.0003, 0.14 and 1.1 px at most,
+0.00004, 0.017 and 0.12 px on average. What is left is the rounding of weights and activations, the same in every runtime.
+"""
 
 MAX_CONFIDENCE_ERROR = 0.0
 """Confidence is a value copied out of the heatmap or passed through: it has no arithmetic to go wrong."""
 
 TIE_PX = 1e-3
 
-GOLDEN_POSES = {"joints": 16, "heatmaps": 12}
-GOLDEN_SEED = 16
+MIN_AXIS_PX = 4.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Problem:
         joints: [B, N, 2] float64.
         confidence: [B, N] float64.
         mask: [B, N] bool.
-        clear: [B] bool, False for a pose that holds a tie and is not compared.
+        clear: [B] bool, False for a pose on an edge, which is not compared.
     """
 
     questions: Questions
@@ -169,10 +172,14 @@ def solve(model: Model, questions: Questions) -> Problem:
     first, second = questions.first.astype(np.float64), questions.second.astype(np.float64)
     if questions.input == "joints":
         answers = definition.compute(first, second, questions.threshold)
-        clear = np.ones(len(first), dtype=np.bool_)
+        clear, place = np.ones(len(first), dtype=np.bool_), first
     else:
         answers = definition.compute_heatmaps(first, second, questions.threshold)
-        clear = _free_of_ties(questions.first, definition.decode(first)[0])
+        decoded = definition.decode(first)[0]
+        clear = _free_of_ties(questions.first, decoded)
+        place = decoded * (CROP_PX / np.array([first.shape[3], first.shape[2]]))
+    if model.spec.frame == "paper":
+        clear = clear & _has_direction(model.spec, place)
     return Problem(questions, *answers, clear)
 
 
@@ -193,6 +200,13 @@ def _free_of_ties(heatmaps: NDArray[np.float32], decoded: NDArray[np.float64]) -
     return clear
 
 
+def _has_direction(spec: ModelSpec, joints: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[B]: root and axis of [B, N, 2] lie clearly apart, exactly together, or one is missing."""
+    away = np.abs(joints[:, spec.skeleton.axis] - joints[:, spec.skeleton.root]).max(-1)
+    clear: NDArray[np.bool_] = ~((away > 0) & (away < MIN_AXIS_PX))
+    return clear
+
+
 def verify(
     backend: Backend, problems: Sequence[Problem], precision: str, max_px_error: float | None = None
 ) -> Verification:
@@ -200,7 +214,7 @@ def verify(
 
     Args:
         backend: What to try.
-        problems: From `make_problems` or `golden_problems`; their kind of input must be one that the backend takes.
+        problems: From `make_problems` or verify_golden.py; their kind of input must be one that the backend takes.
         precision: Decides the tolerance.
         max_px_error: Another bound than the table's.
 
@@ -276,54 +290,3 @@ def _span(asked: Questions, joints: NDArray[np.float64]) -> NDArray[np.float64]:
     extent = np.where(np.isfinite(high), high, 0.0) - np.where(np.isfinite(low), low, 0.0)
     span: NDArray[np.float64] = np.maximum(extent.max(-1) / CROP_PX, 1.0)
     return span
-
-
-def golden_answers(model: Model, kind: str, heatmap_size: tuple[int, int] | None) -> dict[str, Any]:
-    """A few of the oracle's answers for a sidecar (needs PyTorch); `golden_problems` reads them anywhere."""
-    height, width = heatmap_size or (32, 24)
-    questions = _golden_questions(model.spec, kind, GOLDEN_SEED, GOLDEN_POSES[kind], (height, width))
-    problem = solve(model, questions)
-    return {
-        "seed": GOLDEN_SEED,
-        "poses": GOLDEN_POSES[kind],
-        "heatmap_size": [height, width],
-        "joints": _encode(problem.joints),
-        "confidence": _encode(problem.confidence),
-        "mask": _encode(problem.mask),
-        "clear": _encode(problem.clear),
-    }
-
-
-def golden_problems(spec: ModelSpec, kind: str, golden: Mapping[str, Any]) -> tuple[Problem, ...]:
-    """The problems that `golden_answers` stored.
-
-    Raises:
-        ModelFileError: The stored answers are damaged.
-    """
-    try:
-        poses, (height, width) = int(golden["poses"]), golden["heatmap_size"]
-        if not (1 <= poses <= 1024 and 1 <= int(height) <= 1024 and 1 <= int(width) <= 1024):
-            raise ValueError(f"{poses} poses of {height} x {width}")
-        n = spec.joints
-        questions = _golden_questions(spec, kind, int(golden["seed"]), poses, (int(height), int(width)))
-        joints = _decode(golden["joints"], np.float64, (poses, n, 2))
-        confidence = _decode(golden["confidence"], np.float64, (poses, n))
-        mask = _decode(golden["mask"], np.bool_, (poses, n))
-        clear = _decode(golden["clear"], np.bool_, (poses,))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"the sidecar's golden answers are unusable ({error}): export the ONNX again") from error
-    return (Problem(questions, joints, confidence, mask, clear),)
-
-
-def _golden_questions(spec: ModelSpec, kind: str, seed: int, poses: int, size: tuple[int, int]) -> Questions:
-    return joint_questions(spec, poses, seed) if kind == "joints" else heatmap_questions(spec, size, poses, seed)
-
-
-def _encode(array: NDArray[Any]) -> str:
-    little = array.astype(array.dtype.newbyteorder("<"))
-    return base64.b64encode(little.tobytes()).decode("ascii")
-
-
-def _decode(text: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    data = base64.b64decode(text, validate=True)
-    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape).astype(dtype)

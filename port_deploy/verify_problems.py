@@ -54,9 +54,9 @@ class _Random:
 
 def joint_questions(spec: ModelSpec, poses: int = 64, seed: int = 0) -> Questions:
     """Joints and confidence: the awkward poses first, random ones after them."""
-    random, n = _Random(seed), spec.joints
+    random = _Random(seed)
     size = random(20, CROP_PX, poses, 1, 1)
-    joints = random(300, 1700, poses, 1, 2) + (random(0, 1, poses, n, 2) - 0.5) * size
+    joints = random(300, 1700, poses, 1, 2) + _shapes(random, spec, poses) * size
     confidence = _confidence(random, spec, poses)
     for pose, spoil in zip(range(poses), _AWKWARD, strict=False):
         spoil(spec, joints[pose], confidence[pose])
@@ -68,7 +68,8 @@ def heatmap_questions(spec: ModelSpec, size: tuple[int, int], poses: int = 32, s
     random, n = _Random(seed), spec.joints
     height, width = size
     peak = _confidence(random, spec, poses)
-    place = random(-0.5, 0.5, poses, n, 2) + np.floor(random(0, 1, poses, n, 2) * (width, height))
+    filled = random(0.3, 1, poses, 1, 1)
+    place = (np.array([width, height]) - 1) * (0.5 + _shapes(random, spec, poses) * filled)
     spread = random(1.2, 2.5, poses, n)
     rows, columns = np.arange(height), np.arange(width)
     maps = random(-0.02, 0.02, poses, n, height, width)
@@ -83,6 +84,24 @@ def heatmap_questions(spec: ModelSpec, size: tuple[int, int], poses: int = 32, s
     affine[:, 1, 0], affine[:, 1, 1] = np.sin(turn) * scale[0], np.cos(turn) * scale[1]
     affine[..., 2] = random(0, 1500, poses, 2)
     return Questions("heatmaps", maps.astype(np.float32), affine.astype(np.float32), spec.threshold, seed)
+
+
+def _shapes(random: _Random, spec: ModelSpec, poses: int) -> NDArray[np.float64]:
+    """[B, N, 2]: a walk along the bones, as bodies are, centred and scaled into a square of side 1."""
+    n = spec.joints
+    steps = random(-1, 1, poses, n, 2)
+    joints = np.zeros((poses, n, 2))
+    reached = [spec.skeleton.root]
+    for joint in reached:
+        for a, b in spec.skeleton.bones:
+            other = b if a == joint else a if b == joint else joint
+            if other not in reached:
+                joints[:, other] = joints[:, joint] + steps[:, other]
+                reached.append(other)
+    for joint in set(range(n)) - set(reached):  # of a skeleton in several pieces
+        joints[:, joint] = steps[:, joint]
+    low, high = joints.min(1, keepdims=True), joints.max(1, keepdims=True)
+    return (joints - (low + high) / 2) / (high - low).max(-1, keepdims=True)
 
 
 def _confidence(random: _Random, spec: ModelSpec, poses: int) -> NDArray[np.float64]:

@@ -26,7 +26,8 @@ from port_deploy.sidecar import (
     sidecar_path,
     write_sidecar,
 )
-from port_deploy.verify import Problem, Verification, golden_answers, golden_problems, make_problems, verify
+from port_deploy.verify import Problem, Verification, make_problems, verify
+from port_deploy.verify_golden import golden_answers, golden_problems
 from port_deploy.weights import Model, bundled_models, load_model
 
 MAX_BATCH = 65536
@@ -131,7 +132,7 @@ class _Run:
     def __init__(self, name: str, staging: Path, options: ExportOptions) -> None:
         self.name, self.staging, self.options = name, staging, options
 
-    def engine(self, onnx: Exported, problems: Sequence[Problem] | None) -> Exported:
+    def engine(self, onnx: Exported, problems: Callable[[], Sequence[Problem]] | None) -> Exported:
         """Build an engine from an ONNX artefact; without problems that fit it, the ONNX's verification stands."""
         from port_deploy.backends import tensorrt_
         from port_deploy.export.to_engine import build_engine
@@ -155,7 +156,7 @@ class _Run:
             reason = str(error).split(": use the")[0]
         else:
             if problems is not None:
-                return self.verified(path, sidecar, tensorrt_.load, problems, "")
+                return self.verified(path, sidecar, tensorrt_.load, problems(), "")
             reason = f"the oracle's answers in the ONNX sidecar are for other heatmaps than {options.heatmap_size}"
         note = f"the engine was not run ({reason}); these are the errors of the ONNX that it was built from"
         result = Exported(path, sidecar, onnx.verification, note)
@@ -240,7 +241,7 @@ class _ModelRun(_Run):
             done.append(self.verified(path, sidecar, aotinductor_.load, problems, ""))
         if "engine" in kinds:
             size = self.options.heatmap_size if self.input == "heatmaps" else None
-            done.append(self.engine(done[0], make_problems(model, self.input, size)))
+            done.append(self.engine(done[0], lambda: make_problems(model, self.input, size)))
         return done
 
     def _describe(self, path: Path, kind: Kind, tools: dict[str, str]) -> Sidecar:
@@ -271,7 +272,7 @@ class _OnnxRun(_Run):
         path.write_bytes(self.source.read_bytes())
         onnx = onnx_verified(self, path, replace(sidecar, file=path.name), golden)
         fits = sidecar.input == "joints" or tuple(golden[0].questions.first.shape[2:]) == self.options.heatmap_size
-        return [self.engine(onnx, golden if fits else None)]
+        return [self.engine(onnx, (lambda: golden) if fits else None)]
 
 
 def onnx_verified(run: _Run, path: Path, sidecar: Sidecar, problems: Sequence[Problem]) -> Exported:
