@@ -138,7 +138,7 @@ def open_backend(
         raise InputError(f"expected threads from 0 (one per processor) to 256, got {threads!r}")
     which, where, reason = choose(source, backend, device)
     module = module_of(which)
-    unknown = set(options) - set(signature(module.load).parameters)
+    unknown = set(options) - set(signature(module.load).parameters) if options else set()
     if unknown:
         raise InputError(f"backend {which.name} takes no option {', '.join(sorted(unknown))}: leave it out")
     loaded: Backend
