@@ -54,8 +54,7 @@ format: $(VENV)/.dev
 	$(BIN)/clang-format -i $(CPP_FILES)
 
 bench: $(VENV)/.core $(VENV)/.dev
-	$(BIN)/python benchmarks/measure.py $(ARGS)
-	$(BIN)/python benchmarks/render.py
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 # The C++ core and its tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-asan: $(VENV)/.tools
