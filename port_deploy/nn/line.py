@@ -63,7 +63,7 @@ class Decode(nn.Module):
         readable = torch.where(usable.unsqueeze(-1), joints, torch.zeros_like(joints))
         x = readable[..., 0].round().clamp(0, width - 1).to(torch.int64)
         y = readable[..., 1].round().clamp(0, height - 1).to(torch.int64)
-        peak = maps.gather(-1, (y * width + x).unsqueeze(-1)).squeeze(-1).clamp(0.0, 1.0)
+        peak = maps.gather(2, (y * width + x).unsqueeze(-1)).squeeze(-1).clamp(0.0, 1.0)
         missing = torch.full_like(joints, float("nan"))
         joints = torch.where(usable.unsqueeze(-1), joints, missing)
         return joints, torch.where(usable, peak, torch.zeros_like(peak))
