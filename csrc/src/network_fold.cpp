@@ -32,7 +32,8 @@ std::vector<double> vector_of(const Tensor& tensor) { return {tensor.values.begi
 
 class Folder {
  public:
-  Folder(const ModelSpec& spec, const Tensors& tensors) : spec_(spec), config_(spec.config), tensors_(tensors) {}
+  Folder(const ModelSpec& spec, const Tensors& tensors, bool exact)
+      : spec_(spec), config_(spec.config), tensors_(tensors), exact_(exact) {}
 
   FoldedNetwork run() {
     FoldedNetwork net;
@@ -70,8 +71,9 @@ class Folder {
     Dense identity(d, d);
     for (int c = 0; c < d; ++c) identity(c, c) = 1.0;
     for (int l = 0; l < config_.layers; ++l) {
+      const bool low_rank = l == 0 && net.low_rank_first;
       net.layers.push_back(
-          layer("layers." + std::to_string(l) + ".", l == 0 && net.low_rank_first ? centred : identity));
+          layer("layers." + std::to_string(l) + ".", low_rank ? centred : identity, exact_ || low_rank));
     }
     net.se1 = transposed(dense(tensors_.at("head.se1.weight"), config_.se_width(), d));
     net.se2 = transposed(dense(tensors_.at("head.se2.weight"), d, config_.se_width()));
@@ -107,14 +109,14 @@ class Folder {
     return w;
   }
 
-  void fold_scores(const Dense& query, const Dense& key, bool narrow, FoldedHead* head) const {
+  void fold_scores(const Dense& query, const Dense& key, bool narrow, bool gauged, FoldedHead* head) const {
     if (narrow) {
       for (int i = 0; i < query.rows; ++i) head->select.push_back(i);
       head->key = multiply(key, transposed(query));
       return;
     }
     Dense gauge;
-    if (choose_gauge(query, query.rows - hops_, &head->select, &head->rest, &gauge)) {
+    if (gauged && choose_gauge(query, query.rows - hops_, &head->select, &head->rest, &gauge)) {
       head->key = multiply(key, transposed(rows_of(query, head->select)));
       head->query = std::move(gauge);
       return;
@@ -125,14 +127,14 @@ class Folder {
     head->query = query;
   }
 
-  FoldedLayer layer(const std::string& prefix, const Dense& basis) const {
+  FoldedLayer layer(const std::string& prefix, const Dense& basis, bool gauge) const {
     const int n = spec_.joints(), d = config_.width, dh = config_.head_dim;
     const double scale = kLog2e / std::sqrt(config_.attention_scale_width ? d : dh);
     FoldedLayer out;
     out.width = basis.rows;
     out.y_cols = hops_ * (basis.rows + 1);
     const long y = out.y_cols;
-    const bool gauged = dh <= y - hops_;
+    const bool gauged = gauge && dh <= y - hops_;
     const bool narrow = y * y + n * y < y * dh + (gauged ? y - dh : y) * dh + n * dh;
     out.score_width = narrow ? out.y_cols : dh;
     const long direct = y * d + n * d, concat = y * dh + n * dh + dh * d, shared = n * y + y * d;
@@ -144,7 +146,7 @@ class Folder {
       FoldedHead head;
       Dense key = projection(prefix, "k", h, basis);
       for (double& v : key.values) v *= scale;
-      fold_scores(projection(prefix, "q", h, basis), key, narrow, &head);
+      fold_scores(projection(prefix, "q", h, basis), key, narrow, gauged, &head);
       Dense value = projection(prefix, "v", h, basis);
       Dense mix(dh, d);  // W_O of this head
       for (int i = 0; i < dh; ++i) {
@@ -181,12 +183,15 @@ class Folder {
   const ModelSpec& spec_;
   const NetworkConfig& config_;
   const Tensors& tensors_;
+  const bool exact_;
   int hops_ = 0;
   double hop_scale_ = 1.0;
 };
 
 }  // namespace
 
-FoldedNetwork fold(const ModelSpec& spec, const Tensors& tensors) { return Folder(spec, tensors).run(); }
+FoldedNetwork fold(const ModelSpec& spec, const Tensors& tensors, bool exact) {
+  return Folder(spec, tensors, exact).run();
+}
 
 }  // namespace port

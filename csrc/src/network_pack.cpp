@@ -144,13 +144,7 @@ LayerPlan pack_layer(const FoldedNetwork& net, const FoldedLayer& layer, const P
     head.key = packer->add_matrix(folded.key, bf16_attention);
     if (folded.query.rows > 0) head.query = packer->add_matrix(folded.query, bf16_attention);
     head.select = packer->add(std::vector<std::int32_t>(folded.select.begin(), folded.select.end()));
-    if (bf16_attention) {
-      std::vector<std::uint16_t> rest(folded.rest.begin(), folded.rest.end());
-      while (rest.size() % kPanel != 0) rest.push_back(rest.back());  // beyond query.k, or times a zero row
-      head.rest = packer->add(rest);
-    } else {
-      head.rest = packer->add(std::vector<std::int32_t>(folded.rest.begin(), folded.rest.end()));
-    }
+    head.rest = packer->add(std::vector<std::int32_t>(folded.rest.begin(), folded.rest.end()));
     heads.push_back(head);
   }
   for (std::size_t h = 0; h < heads.size(); ++h) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Microbenchmark of the network alone, one thread, on the paper's model with random weights; the tests build it and do
-// not run it. Prints microseconds a pose (median and least) per instruction set, precision and batch, and the FLOP/s of
-// the paper's equations as written and of the products that are really done, with the latter's share of a peak that is
-// measured between the runs on the same core. `cold`: 96 MiB are written between calls. Usage: bench_network [joints]
+// Microbenchmark of the network alone, one thread, on the paper's model with random weights; not a test:
+// built with them as bench_network. Prints microseconds a pose (median and least) per instruction set, precision and
+// batch, and the FLOP/s of the paper's equations as written and of the products that are really done, with the latter's
+// share of a peak that is measured between the runs on the same core. `cold`: 96 MiB are written between calls. Usage:
+// bench_network [joints]
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -98,8 +99,8 @@ struct Aligned {
 int main(int argc, char** argv) {
   const port::ModelSpec spec = port_test::make_spec(argc > 1 ? std::atoi(argv[1]) : 21);
   const port::Tensors tensors = port_test::make_tensors(spec);
-  const double written = flop_as_written(spec), folded = flop_folded(spec, port::fold(spec, tensors));
-  std::printf("%d joints: %.1f MFLOP a pose as written, %.1f folded\n", spec.joints(), written * 1e-6, folded * 1e-6);
+  const double written = flop_as_written(spec);
+  std::printf("%d joints: %.1f MFLOP a pose as written\n", spec.joints(), written * 1e-6);
   std::vector<unsigned char> sweep(96u << 20, 1);
   std::mt19937 generator(1);
   std::normal_distribution<float> normal;
@@ -107,10 +108,12 @@ int main(int argc, char** argv) {
     const auto isa = static_cast<port::Isa>(std::min(kind, 2));
     const port::Precision precision = kind == 3 ? port::Precision::kBfloat16 : port::Precision::kFloat32;
     if (!port::isa_available(isa) || (kind == 3 && !port::bf16_available())) continue;
+    const double folded = flop_folded(spec, port::fold(spec, tensors, kind != 3));
     double start = seconds();
     const auto network = port::make_network(spec, tensors, isa, precision);
-    std::printf("%s %s: folded and packed in %.1f ms, %.2f MB\n", port::isa_name(isa), kind == 3 ? "bf16" : "fp32",
-                (seconds() - start) * 1e3, static_cast<double>(network->weight_bytes()) * 1e-6);
+    std::printf("%s %s: folded and packed in %.1f ms to %.2f MB, %.1f MFLOP a pose\n", port::isa_name(isa),
+                kind == 3 ? "bf16" : "fp32", (seconds() - start) * 1e3,
+                static_cast<double>(network->weight_bytes()) * 1e-6, folded * 1e-6);
     const Aligned workspace(network->workspace_bytes());
     for (const int batch : {-1, 1, 8, 64, 256}) {  // -1: one pose, cold
       const int poses = std::abs(batch);

@@ -106,24 +106,6 @@ static void to_bf16(int n, const float* from, int ld, uint16_t* to, int to_ld) {
 #endif
 
 #if PORT_BF16
-// to[i][c] = from[i][index[c]], c < count padded to 32. Reads from rows whole blocks of 64, so beyond their end.
-static void gather_bf16(int n, const uint16_t* from, int from_ld, const uint16_t* index, int count, uint16_t* to,
-                        int to_ld) {
-  for (int c = 0; c < count; c += 32) {
-    const __m512i place = _mm512_loadu_si512(index + c);
-    const __m512i block = _mm512_srli_epi16(place, 6);
-    for (int i = 0; i < n; ++i) {
-      __m512i out = _mm512_setzero_si512();
-      for (int b = 0; b * 64 < from_ld; ++b) {
-        const uint16_t* row = from + i * from_ld + b * 64;
-        const __m512i v = _mm512_permutex2var_epi16(_mm512_loadu_si512(row), place, _mm512_loadu_si512(row + 32));
-        out = _mm512_mask_mov_epi16(out, _mm512_cmpeq_epi16_mask(block, _mm512_set1_epi16(static_cast<short>(b))), v);
-      }
-      _mm512_storeu_si512(to + i * to_ld + c, out);
-    }
-  }
-}
-
 // Rows 2i and 2i + 1 of a become row i of pairs, in place; an odd last row is paired with zero.
 static void pair_rows(float* a, int rows, int ld) {
   for (int i = 0; i < rows; i += 2) {
@@ -225,13 +207,6 @@ static void queries(const Plan& plan, const LayerPlan& layer, const HeadPlan& he
   const int n = plan.joints, y_ld = layer.y_ld;
   const Result to{w.t, layer.score_ld, nullptr, 0, false};
   if (!head.rest) return apply(plan, head.query, n, w.y, y_ld, w.half, to);
-#if PORT_BF16
-  if (head.query.bf16) {
-    const int rest_ld = y_ld + kPanel;
-    gather_bf16(n, w.half, y_ld, plan.at<uint16_t>(head.rest), head.query.k, w.rest, rest_ld);
-    return apply(plan, head.query, n, nullptr, rest_ld, w.rest, to);
-  }
-#endif
   product<Kind::kIndexed>(plan, head.query, n, Lhs{w.y, y_ld, 1, plan.at<int32_t>(head.rest)}, to);
 }
 

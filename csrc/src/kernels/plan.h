@@ -38,7 +38,7 @@ struct HeadPlan {
   Matrix query;
   Matrix value;       // absent where Values::kShared
   Offset select = 0;  // int32 [score_width], or none: no identity part
-  Offset rest = 0;    // int32 [query.k] (bf16: uint16, padded to 32), or none: all columns of Y in order
+  Offset rest = 0;    // int32 [query.k] (fp32 only), or none: all columns of Y in order
 };
 
 // Where the values of attention come from.
@@ -116,8 +116,7 @@ struct Workspace {
   float* h;        // [N + 1][hidden_ld]
   float* last;     // [N + 1][d_ld]
   float* small;    // [se_ld + 3 d_ld] squeeze, gate, gated output weights
-  uint16_t* half;  // [N + 1][widest row] bf16 copy of a left-hand side; gathers may read 64 past it
-  uint16_t* rest;  // [N][max_y_ld + 32] bf16, gathered columns
+  uint16_t* half;  // [N + 1][widest row] bf16 copy of a left-hand side
 };
 
 // Lays the buffers out from `base` (64-byte aligned; null to count only) and returns their total bytes.
@@ -147,8 +146,7 @@ inline size_t lay_out(const Plan& plan, unsigned char* base, Workspace* w) {
   w->h = floats((n + 1) * plan.hidden_ld);
   w->last = floats((n + 1) * d_ld);
   w->small = floats(plan.se_ld + 3 * d_ld);
-  w->half = reinterpret_cast<uint16_t*>(take(plan.bf16 ? ((n + 1) * widest + 64) * 2 : 0));
-  w->rest = reinterpret_cast<uint16_t*>(take(plan.bf16 ? n * (plan.max_y_ld + kPanel) * 2 : 0));
+  w->half = reinterpret_cast<uint16_t*>(take(plan.bf16 ? (n + 1) * widest * 2 : 0));
   return static_cast<size_t>(used);
 }
 
