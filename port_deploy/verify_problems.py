@@ -101,7 +101,8 @@ def _shapes(random: _Random, spec: ModelSpec, poses: int) -> NDArray[np.float64]
     for joint in set(range(n)) - set(reached):  # of a skeleton in several pieces
         joints[:, joint] = steps[:, joint]
     low, high = joints.min(1, keepdims=True), joints.max(1, keepdims=True)
-    return (joints - (low + high) / 2) / (high - low).max(-1, keepdims=True)
+    centred: Image = (joints - (low + high) / 2) / (high - low).max(-1, keepdims=True)
+    return centred
 
 
 def _confidence(random: _Random, spec: ModelSpec, poses: int) -> NDArray[np.float64]:
