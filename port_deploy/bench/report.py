@@ -142,7 +142,8 @@ def markdown(result: Result, plot: str | None = None) -> str:
         for d in {r["dtype"] for r in rows}
     }
     body = []
-    for name in dict.fromkeys(map(name_of, rows)):
+    names = dict.fromkeys(map(name_of, rows))
+    for name in sorted(names, key=lambda n: not n.startswith(NATIVE)):
         own = {(r["cache"], r["batch"]): r for r in rows if name_of(r) == name}
         cells = []
         for key in columns:
@@ -159,8 +160,9 @@ def markdown(result: Result, plot: str | None = None) -> str:
         lines += [f"![µs a pose over the batch size, one thread]({plot})", ""]
     model, method = result["model"], result["method"]
     shares = _shares(rows, result)
+    shape = "2" if kind == "joints" else f"{method['heatmap_size']},{method['heatmap_size']}"
     lines += [
-        f"Median of single calls; `{model['name']}`, {kind} `[B,{model['joints']},2]`, "
+        f"Median of single calls; `{model['name']}`, {kind} `[B,{model['joints']},{shape}]`, "
         f"{method['masked_share']:.0%} of the joints masked; *cold*: the last-level cache swept before each call, as a "
         f"detector in between would. Error: largest distance from the float64 oracle in a 256-pixel crop. {shares}",
         "",
