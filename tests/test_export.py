@@ -17,13 +17,13 @@ pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from port_deploy import verify as verification
-from port_deploy.backends import onnxruntime_, openvino_, torch_, torchscript_
-from port_deploy.backends.base import HostBuffers
-from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError, VerificationError
-from port_deploy.export import ExportOptions, export_model
-from port_deploy.sidecar import INPUTS, OUTPUTS, read_sidecar, sidecar_path
-from port_deploy.weights import Model, save_model
+from port_deploy import verify as verification  # noqa: E402
+from port_deploy.backends import onnxruntime_, openvino_, torch_, torchscript_  # noqa: E402
+from port_deploy.backends.base import HostBuffers  # noqa: E402
+from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError, VerificationError  # noqa: E402
+from port_deploy.export import ExportOptions, export_model  # noqa: E402
+from port_deploy.sidecar import INPUTS, OUTPUTS, read_sidecar, sidecar_path  # noqa: E402
+from port_deploy.weights import Model, save_model  # noqa: E402
 
 SMALL = {"layers": 1, "head_dim": 16}
 CASES: dict[str, tuple[Model, str, str]] = {
