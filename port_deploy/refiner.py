@@ -7,7 +7,7 @@ May use: arrays, backends, weights, config, errors, NumPy. Test: tests/test_refi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from port_deploy.arrays import (
 )
 from port_deploy.backends import native
 from port_deploy.backends.base import Backend, HostBuffers
-from port_deploy.backends.select import Choice, open_backend
+from port_deploy.backends.select import Choice, check_threads, open_backend
 from port_deploy.config import CodecName, ModelSpec, RefineMode
 from port_deploy.errors import InputError
 from port_deploy.weights import Model
@@ -218,6 +218,7 @@ def decode(
     temperature: float = DECODE_TEMPERATURE,
     threshold: float = 0.3,
     out: Any = None,
+    threads: int = 1,
 ) -> Refined:
     """The fused decode alone, eqs. (1), (2), (13). Needs the native core.
 
@@ -228,6 +229,7 @@ def decode(
         temperature: Factor inside ``softargmax``; above 0.
         threshold: δ: finite, at least 0.
         out: (joints, confidence, mask) to fill, as for `Refiner`.
+        threads: That compute, the caller included.
 
     Returns:
         Joints [B, N, 2] in heatmap pixels, confidence [B, N] in 0..1, mask [B, N]: missing or below the threshold. A
@@ -238,9 +240,14 @@ def decode(
         BackendUnavailableError: The native core is not built.
     """
     delta = check_threshold(threshold)
+    if codec not in get_args(CodecName):
+        raise InputError(f"unknown codec {codec!r}: use one of {', '.join(get_args(CodecName))}")
+    if isinstance(temperature, (bool, str)) or not 0 < temperature < float("inf"):
+        raise InputError(f"expected a finite temperature above 0, got {temperature!r}")
+    check_threads(threads)
     maps, wrap = _check_heatmaps(heatmaps, None, True, "")
     buffers, result = _outputs(out, maps.shape[0], maps.shape[1], wrap)
-    native.decode(maps, codec, float(temperature), delta, buffers)
+    native.decode(maps, codec, float(temperature), delta, buffers, threads)
     return result
 
 

@@ -245,9 +245,13 @@ def test_too_few_visible_come_back_as_they_were(refiner: Refiner) -> None:
     ("arguments", "message"),
     [
         ({"codec": "centroid"}, "centroid"),
+        ({"codec": None}, "codec"),
         ({"temperature": 0}, "temperature"),
+        ({"temperature": "40"}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"threshold": -1}, "threshold"),
+        ({"threads": -1}, "threads"),
+        ({"threads": 1.5}, "threads"),
     ],
 )
 def test_decode_refuses_unusable_options(arguments: dict[str, Any], message: str) -> None:

@@ -87,6 +87,8 @@ def test_decode_masks_what_is_missing_or_below_the_threshold() -> None:
     missing = np.isnan(out.joints).any(-1)
     assert missing.any()
     np.testing.assert_array_equal(out.mask, missing | (out.confidence < np.float32(0.4)))
+    assert equal(out, decode(heatmaps, threshold=0.4, threads=3))
+    assert decode(heatmaps, threshold=0.4, out=out) is out
 
 
 def test_boxes_and_affine_say_the_same(refiner: Refiner) -> None:

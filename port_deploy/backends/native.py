@@ -50,7 +50,10 @@ def availability(name: str = "native-cpu") -> Availability:
     if _core is None:
         return Availability(False, f"the native core is not built: {_why_not}", INSTALL)
     if name == "native-cuda":
-        return Availability(False, str(_core.cuda_info()["detail"]))
+        cuda = _core.cuda_info()
+        if not cuda["compiled"]:
+            return Availability(False, "this build has no CUDA")
+        return Availability(False, f"{cuda['detail']}, but this version has no CUDA kernels")
     try:
         info = _core.build_info()
     except _core.Error as error:

@@ -86,6 +86,16 @@ def choose(source: Source, backend: str = "auto", device: str = "auto") -> tuple
     raise BackendUnavailableError(f"no backend runs {what} here: {_refusals(refused) or 'none supports it'}")
 
 
+def check_threads(threads: object) -> None:
+    """Raise unless it is a number of threads.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= 256:
+        raise InputError(f"expected threads from 0 (one per processor) to 256, got {threads!r}")
+
+
 def _refusals(refused: dict[str, list[str]]) -> str:
     return "; ".join(f"no {' or '.join(names)}, {text}" for text, names in refused.items())
 
@@ -134,8 +144,7 @@ def open_backend(
         ModelFileError: The file is broken or foreign.
         BackendUnavailableError: What was asked for cannot run here.
     """
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= 256:
-        raise InputError(f"expected threads from 0 (one per processor) to 256, got {threads!r}")
+    check_threads(threads)
     which, where, reason = choose(source, backend, device)
     module = module_of(which)
     unknown = set(options) - set(signature(module.load).parameters) if options else set()
