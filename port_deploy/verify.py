@@ -33,7 +33,7 @@ TOLERANCE_PX: Mapping[str, float] = {
 """Largest error against the oracle, pixels of a 256-pixel crop, by the precision of the encoder's matrix products.
 
 Nearly twice or more what eager PyTorch at that precision shows on the shipped models: 0.0003, 0.14 and 1.1 px at most,
-0.00004, 0.017 and 0.12 px on average. What is left is the rounding of weights and activations, the same in every runtime.
+0.00004, 0.017 and 0.12 px on average: the rounding of weights and activations, the same in every runtime.
 """
 
 MAX_CONFIDENCE_ERROR = 0.0

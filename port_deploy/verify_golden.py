@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A few of the oracle's answers in a sidecar, so that a machine without PyTorch has the same oracle.
 
-The questions are not stored: they follow from the seed. May use: verify, config, errors, NumPy. Test: tests/test_verify.py.
+The questions are not stored: they follow from the seed. May use: verify, weights, config, errors, NumPy.
+Test: tests/test_verify.py.
 """
 
 from __future__ import annotations

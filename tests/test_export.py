@@ -12,11 +12,6 @@ import numpy as np
 import pytest
 from conftest import random_model
 
-pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-
 from port_deploy import verify as verification  # noqa: E402
 from port_deploy.backends import onnxruntime_, openvino_, torch_, torchscript_  # noqa: E402
 from port_deploy.backends.base import HostBuffers  # noqa: E402
@@ -123,8 +118,8 @@ def test_round_trip(artefacts: Callable[[str], Written], case: str, runtime: str
     strict = answers(backend, asked, 8, threshold=0.7)
     expected = answers(torch_.load(model, precision=precision), asked, 8, threshold=0.7)
     np.testing.assert_array_equal(strict.mask, expected.mask)
+    other = backend.run if kind == "joints" else backend.refine
     with pytest.raises(InputError, match="takes"):
-        other = backend.run if kind == "joints" else backend.refine
         other(np.zeros((1, model.spec.joints, 8, 8), "f4"), np.zeros((1, 2, 3), "f4"), 0.3, answers(backend, asked, 0))
 
 

@@ -24,9 +24,13 @@ def test_files_appear_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("problem", [RuntimeError("a bug"), KeyboardInterrupt()])
 def test_nothing_is_left_after_a_failure(tmp_path: Path, problem: BaseException) -> None:
-    with pytest.raises(type(problem)), staging_folder(tmp_path / "a" / "b") as staging:
-        (staging / "m.ts").write_text("half")
-        raise problem
+    def fail() -> None:
+        with staging_folder(tmp_path / "a" / "b") as staging:
+            (staging / "m.ts").write_text("half")
+            raise problem
+
+    with pytest.raises(type(problem)):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -39,9 +43,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot write to .*: choose|cannot write to .*: free space"):
-        with staging_folder(tmp_path / "file" / "below"):
-            pass
+    with pytest.raises(InputError, match=r"cannot write to .*: free space"), staging_folder(tmp_path / "file" / "a"):
+        pass
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -55,9 +58,14 @@ def test_what_was_there_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return move(self, target)
 
     monkeypatch.setattr(Path, "replace", failing)
-    with pytest.raises(InputError, match="Input/output error"), staging_folder(tmp_path) as staging:
-        for name in ("m.ts", "m.ts.json", "m.onnx"):
-            (staging / name).write_text("new")
-        publish(staging, tmp_path, ["m.onnx", "m.ts", "m.ts.json"])
+
+    def publish_three() -> None:
+        with staging_folder(tmp_path) as staging:
+            for name in ("m.ts", "m.ts.json", "m.onnx"):
+                (staging / name).write_text("new")
+            publish(staging, tmp_path, ["m.onnx", "m.ts", "m.ts.json"])
+
+    with pytest.raises(InputError, match="Input/output error"):
+        publish_three()
     assert [p.name for p in tmp_path.iterdir()] == ["m.ts"]
     assert (tmp_path / "m.ts").read_text() == "old"

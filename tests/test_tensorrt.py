@@ -250,7 +250,7 @@ def test_batches_are_cut_and_filled_to_the_profile(count: int, batches: list[int
 def test_cuda_calls_without_a_gpu_say_why() -> None:
     pytest.importorskip("cuda.bindings")
     assert "no NVIDIA GPU" in str(cuda_memory.device_state())
-    with pytest.raises(BackendUnavailableError, match="CUDA says: .* see nvidia-smi"):
+    with pytest.raises(BackendUnavailableError, match=r"CUDA says: .* see nvidia-smi"):
         cuda_memory.Arena()
     with pytest.raises(BackendUnavailableError, match="CUDA says"):
         cuda_memory.compute_capability()

@@ -8,6 +8,7 @@ May use: backends.artefact, onnx. Test: tests/test_export.py.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,9 +35,22 @@ class ReferenceBackend(ArtefactBackend):
         except ModuleNotFoundError as error:
             raise missing_extra("ONNX's reference evaluator", "export") from error
         super().__init__("onnx-reference", f"ONNX {onnx.__version__} reference evaluator", read_sidecar(path, "onnx"))
-        self._evaluator = ReferenceEvaluator(onnx.load(str(path)))
+        self._evaluator = ReferenceEvaluator(onnx.load(str(path)), new_ops=[_gather_elements()])
 
     def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         with np.errstate(all="ignore"):
             answers = self._evaluator.run(None, dict(zip(self.input_names, (first, second, threshold), strict=True)))
         out.joints[...], out.confidence[...], out.mask[...] = answers
+
+
+def _gather_elements() -> type:
+    """GatherElements that takes any length: the evaluator's own stops at 64 entries of the axis."""
+    from onnx.reference.op_run import OpRun
+
+    class GatherElements(OpRun):  # type: ignore[misc]  # the evaluator finds it by this name
+        op_domain = ""
+
+        def _run(self, data: Any, indices: Any, axis: int = 0) -> tuple[Any]:
+            return (np.take_along_axis(data, indices, axis),)
+
+    return GatherElements
