@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,10 @@ def _model(name: str) -> dict[str, Any]:
     except PortError as error:
         return {"name": name, "error": str(error)}
     spec = model.spec
+    card = resources.files("port_deploy") / "data" / "models" / f"{name}.md"
     return {
         "name": name,
+        "card": f"port_deploy/data/models/{name}.md" if card.is_file() else None,
         "skeleton": spec.skeleton.name,
         "joints": spec.joints,
         "kind": "soft" if spec.config.input_channels == 3 else "paper",
