@@ -12,8 +12,10 @@
 // Split   One thread per pose. Scores are kept transposed, [m][n], so that max, sum and exp2 of the softmax run down
 //         the columns and nothing is reduced inside a vector.
 // Memory  Workspace in plan.h, about 4 N (10 D + 2 y_ld + heads (2 D + N)) bytes, in L2; weights are streamed once.
-// Numerics fp32 throughout; with bf16 weights the left-hand sides are rounded once to bf16 and sums stay fp32.
+// Numerics fp32 throughout. With bf16 weights both sides of every encoder product, K Q^T and P V included, are rounded
+//         once to bf16 and sums stay fp32, as do the residual stream, LayerNorm, softmax, embedding and head.
 //         LayerNorm takes the mean out before it squares. The first layer's attention is fp32 always: it is cheap.
+// Sync    None: a call touches its arguments and its workspace only.
 // Limits  N <= 32. Inputs finite and below 1e15, or that pose alone turns to NaN.
 // Test: csrc/tests/test_network.cpp.
 
