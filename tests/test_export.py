@@ -12,13 +12,18 @@ import numpy as np
 import pytest
 from conftest import random_model
 
-from port_deploy import verify as verification  # noqa: E402
-from port_deploy.backends import onnxruntime_, openvino_, torch_, torchscript_  # noqa: E402
-from port_deploy.backends.base import HostBuffers  # noqa: E402
-from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError, VerificationError  # noqa: E402
-from port_deploy.export import ExportOptions, export_model  # noqa: E402
-from port_deploy.sidecar import INPUTS, OUTPUTS, read_sidecar, sidecar_path  # noqa: E402
-from port_deploy.weights import Model, save_model  # noqa: E402
+from port_deploy import verify as verification
+from port_deploy.backends import onnxruntime_, openvino_, torch_, torchscript_
+from port_deploy.backends.base import HostBuffers
+from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError, VerificationError
+from port_deploy.export import ExportOptions, export_model
+from port_deploy.sidecar import INPUTS, OUTPUTS, read_sidecar, sidecar_path
+from port_deploy.weights import Model, save_model
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
 
 SMALL = {"layers": 1, "head_dim": 16}
 CASES: dict[str, tuple[Model, str, str]] = {
@@ -168,7 +173,7 @@ def test_too_large_an_error_leaves_nothing(tmp_path: Path) -> None:
     model = CASES["paper-joints-fp32"][0]
     save_model(tmp_path / "m.safetensors", model.spec, model.tensors)
     options = ExportOptions(("ts",), input="joints", max_px_error=1e-9)
-    with pytest.raises(VerificationError, match=r"m\.ts in torchscript disagrees .* allowed 1e-09 px"):
+    with pytest.raises(VerificationError, match=r"m\.ts in torchscript disagrees .*allowed 1e-09 px"):
         export_model(tmp_path / "m.safetensors", tmp_path / "new" / "folder", options)
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
@@ -212,3 +217,76 @@ def test_from_an_onnx_only_what_it_holds(artefacts: Callable[[str], Written], tm
         with pytest.raises(InputError, match=message):
             export_model(folder / "m.onnx", tmp_path / "x", options)
     assert not (tmp_path / "x").exists()
+
+
+def test_onnxruntime_runs_where_the_arrays_lie(artefacts: Callable[[str], Written]) -> None:
+    model, folder = artefacts("paper-joints-fp32")
+    backend = onnxruntime_.load(folder / "m.onnx", threads=1, providers=[("CPUExecutionProvider", {})])
+    asked = verification.make_problems(model, "joints")[0].questions
+    usual = answers(backend, asked, 9)
+    out = HostBuffers(np.zeros((9, 21, 2), "f4"), np.zeros((9, 21), "f4"), np.zeros((9, 21), "?"))
+    given = (asked.first[:9], asked.second[:9])
+    backend.run_on_device(given, asked.threshold, (out.joints, out.confidence, out.mask), device="cpu")
+    np.testing.assert_array_equal(out.joints, usual.joints)
+    np.testing.assert_array_equal(out.mask, usual.mask)
+    targets = (out.joints, out.confidence, out.mask)
+    for wrong in ((given[0].astype("f8"), given[1]), (np.asfortranarray(given[0]), given[1]), ([1], given[1])):
+        with pytest.raises(InputError, match="expected joints as a contiguous <f4 array on cpu"):
+            backend.run_on_device(wrong, 0.3, targets, device="cpu")
+    with pytest.raises(InputError, match="on cuda, got ndarray"):
+        backend.run_on_device(given, 0.3, targets, device="cuda")
+
+
+def test_onnxruntime_without_the_provider_asked_for(artefacts: Callable[[str], Written]) -> None:
+    import onnxruntime
+
+    _, folder = artefacts("paper-joints-fp32")
+    missing = "NoSuchExecutionProvider"
+    with pytest.raises(BackendUnavailableError, match=rf"has no {missing} \(it has .*CPUExecutionProvider"):
+        onnxruntime_.load(folder / "m.onnx", providers=[missing])
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(BackendUnavailableError, match="has no CUDAExecutionProvider .* onnxruntime-gpu"):
+            onnxruntime_.load(folder / "m.onnx", device="cuda")
+
+
+def test_the_threshold_may_be_left_out(artefacts: Callable[[str], Written]) -> None:
+    import onnxruntime
+
+    model, folder = artefacts("paper-joints-fp32")
+    asked = verification.make_problems(model, "joints")[0].questions
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(folder / "m.onnx"), options)
+    joints, _, mask = session.run(None, {"joints": asked.first, "confidence": asked.second})
+    expected = answers(onnxruntime_.load(folder / "m.onnx"), asked, len(asked.first), model.spec.threshold)
+    np.testing.assert_array_equal(mask, expected.mask)
+    np.testing.assert_allclose(joints, expected.joints, rtol=1e-5)
+
+
+def test_openvino_hints(artefacts: Callable[[str], Written]) -> None:
+    pytest.importorskip("openvino")
+    _, folder = artefacts("paper-joints-fp32")
+    assert openvino_.load(folder / "m.onnx", hint="bf16", threads=1).detail.endswith("bf16")
+    with pytest.raises(InputError, match="unknown hint 'int8'"):
+        openvino_.load(folder / "m.onnx", hint="int8")
+    with pytest.raises(InputError, match="runs on the CPU only, got device 'cuda'"):
+        openvino_.load(folder / "m.onnx", device="cuda")
+    _, heatmaps = artefacts("soft-heatmaps-fp32")
+    with pytest.raises(InputError, match="export it with --precision bf16 instead"):
+        openvino_.load(heatmaps / "m.onnx", hint="bf16")
+
+
+@pytest.mark.parametrize("runtime", ["torchscript", "onnxruntime", "openvino"])
+def test_many_threads_share_a_backend(artefacts: Callable[[str], Written], runtime: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    model, folder = artefacts("paper-joints-fp32")
+    module = {"torchscript": torchscript_, "onnxruntime": onnxruntime_, "openvino": openvino_}[runtime]
+    backend = module.load(folder / ("m.ts" if runtime == "torchscript" else "m.onnx"), threads=1)
+    asked = verification.make_problems(model, "joints")[0].questions
+    expected = [answers(backend, asked, count).joints for count in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        for count, out in pool.map(lambda count: (count, answers(backend, asked, count)), list(range(12)) * 4):
+            np.testing.assert_allclose(out.joints, expected[count], rtol=1e-4)

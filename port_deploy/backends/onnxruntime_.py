@@ -2,7 +2,7 @@
 """The `onnxruntime` backend: runs ``NAME.onnx`` through any of ONNX Runtime's providers, with no copy of its own.
 
 Inputs and outputs are bound where they lie: host memory, or a GPU's where the provider computes there.
-May use: artefact, onnx_bytes, sidecar, errors, onnxruntime. Test: tests/test_backend_onnxruntime.py.
+May use: artefact, onnx_bytes, sidecar, errors, onnxruntime. Test: tests/test_export.py.
 """
 
 from __future__ import annotations

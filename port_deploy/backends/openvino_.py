@@ -2,7 +2,7 @@
 """The `openvino` backend: runs ``NAME.onnx`` on Intel and other CPUs.
 
 OpenVINO takes an input with a default for a constant, so the threshold's default is taken out of the bytes first.
-May use: artefact, onnx_bytes, sidecar, errors, openvino. Test: tests/test_backend_openvino.py.
+May use: artefact, onnx_bytes, sidecar, errors, openvino. Test: tests/test_export.py.
 """
 
 from __future__ import annotations

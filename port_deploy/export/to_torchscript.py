@@ -17,5 +17,6 @@ def write_torchscript(graph: Graph, path: Path) -> dict[str, str]:
     """Write the artefact; returns the versions of what wrote it."""
     with quiet():  # PyTorch warns that TorchScript is being retired; --pt2 is its successor
         frozen = torch.jit.freeze(torch.jit.script(graph.module))
-        frozen.save(str(path))
+        data = frozen.save_to_buffer()
+    path.write_bytes(data)  # by ourselves: PyTorch's writer hides why it failed
     return {"torch": torch.__version__}
