@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a plan: verifies everything that takes part, then times it in turns, and answers plain data for JSON.
 
-May use: the other files of bench, export, verify, backends, weights, errors. Test: tests/test_bench.py.
+May use: the other files of bench, verify, backends, weights, errors. Test: tests/test_bench.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, cast
 from port_deploy.backends import native, require, torch_
 from port_deploy.bench import machine, startup
 from port_deploy.bench.inputs import make_poses
-from port_deploy.bench.peers import ARTEFACTS, MODEL_NAME, Job, artefact_file, artefact_precision
-from port_deploy.bench.plan import ROUNDS, Cache, Plan, flops_per_pose
+from port_deploy.bench.peers import MODEL_NAME, Job
+from port_deploy.bench.plan import ROUNDS, Cache, Contestant, Plan, flops_per_pose
+from port_deploy.bench.prepare import prepare, what_it_needs
 from port_deploy.bench.timing import SWEEP_FACTOR, percentiles
 from port_deploy.bench.worker import ContestantFailed, Worker
 from port_deploy.errors import BackendUnavailableError, PortError
@@ -74,6 +75,7 @@ class _Suite:
         self.rows: list[dict[str, Any]] = []
         self.failures: list[dict[str, Any]] = []
         self.skipped: list[dict[str, Any]] = []
+        self.unprepared: dict[Path | Job | None, str] = {}
 
     def run(self) -> dict[str, Any]:
         plan = self.plan
@@ -87,6 +89,9 @@ class _Suite:
             file = folder / f"{MODEL_NAME}.safetensors"
             file.write_bytes(self.model.data)
             extras = self._extras(file) if plan.extras else {}
+            self.say("exporting and compiling")
+            jobs = [self._job(c, threads, folder) for threads in plan.threads for c in plan.contestants]
+            self.unprepared = prepare(jobs, plan, self.say)
             for threads in plan.threads:
                 self._measure(threads, folder)
         if not self.rows and not self.failures:
@@ -162,8 +167,7 @@ class _Suite:
     def _measure(self, threads: int, folder: Path) -> None:
         plan = self.plan
         label = f"{threads} thread{'s' if threads > 1 else ''}"
-        jobs = [Job(c, self.kind, threads, plan.device, folder, self.cache_bytes) for c in plan.contestants]
-        ready = self._export(jobs, label)
+        ready = [job for c in plan.contestants if self._ready(job := self._job(c, threads, folder))]
         self.say(f"{label}: loading {', '.join(str(job.contestant) for job in ready)}")
         with ExitStack() as stack:
             workers = [stack.enter_context(Worker(job)) for job in ready]
@@ -251,40 +255,12 @@ class _Suite:
         self.skipped.append({"backend": c.backend, "dtype": c.dtype, "threads": job.threads, "reason": reason})
         self.say(f"  {c} cannot take part: {reason}")
 
-    def _export(self, jobs: Sequence[Job], label: str) -> list[Job]:
-        """Write the artefacts that are not there yet; answers the jobs that can go on."""
-        ready = []
-        for job in jobs:
-            try:
-                if job.contestant.backend in ARTEFACTS and not artefact_file(job).exists():
-                    self.say(f"{label}: exporting {artefact_file(job).name}")
-                    require(job.contestant.backend)
-                    startup.in_process(export_artefact, job, threads=job.threads)
-            except PortError as error:
-                self._skip(job, str(error))
-                continue
-            ready.append(job)
-        return ready
+    def _ready(self, job: Job) -> bool:
+        """Whether a job can go on."""
+        reason = self.unprepared.get(what_it_needs(job))
+        if reason is not None:
+            self._skip(job, reason)
+        return reason is None
 
-
-def export_artefact(job: Job) -> None:
-    """Write a job's artefact. Runs in a process of its own: AOTInductor compiles for PyTorch's number of threads."""
-    import torch
-
-    from port_deploy.export.graph import build_graph
-
-    torch.set_num_threads(job.threads)
-    precision: Any = artefact_precision(job)
-    graph, path = build_graph(load_model(job.model), job.kind, precision), artefact_file(job)
-    if path.suffix == ".onnx":
-        from port_deploy.export.to_onnx import write_onnx
-
-        write_onnx(graph, job.kind, path)
-    elif path.suffix == ".ts":
-        from port_deploy.export.to_torchscript import write_torchscript
-
-        write_torchscript(graph, path)
-    else:
-        from port_deploy.export.to_pt2 import write_pt2
-
-        write_pt2(graph, path)
+    def _job(self, contestant: Contestant, threads: int, folder: Path) -> Job:
+        return Job(contestant, self.kind, threads, self.plan.device, folder, self.cache_bytes)
