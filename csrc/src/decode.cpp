@@ -69,7 +69,7 @@ MapShape DecodeSettings::shape_of(const HeatmapView& view) const {
   const float area = static_cast<float>(view.height) * static_cast<float>(view.width);
   const float side = static_cast<float>(std::max(view.height, view.width));
   return {view.dtype == DType::kFloat16,      view.height, view.width, view.stride_h, codec, t * 1.44269504f,
-          (16.7f + std::log(area * side)) / t};  // 16.7 > ln(2^24)
+          (11.1f + std::log(area * side)) / t};  // 11.1 > ln(2^16)
 }
 
 void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,

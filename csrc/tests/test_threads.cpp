@@ -19,6 +19,11 @@ namespace {
 std::atomic<long> allocations{0};
 }  // namespace
 
+// Inlined, free() stands beside new, which is what it is here for.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+#endif
+
 // Counted in the whole program; memory comes from malloc so that sanitizers keep seeing it.
 void* operator new(std::size_t size) {
   ++allocations;
