@@ -53,22 +53,13 @@ def project(points: Tensor, distance: Tensor) -> Tensor:
     return torch.stack([points[..., 0], -points[..., 1]], -1) / depth.unsqueeze(-1)
 
 
-def lean(count: int, upright: bool, generator: torch.Generator) -> Tensor:
-    """Turns in the picture [B], radians: anyhow, or if ``upright`` nine of ten poses only a little."""
-    little = torch.randn(count, generator=generator) * 0.2
-    anyhow = torch.rand(count, generator=generator) * 2 * math.pi
-    if not upright:
-        return anyhow
-    return torch.where(torch.rand(count, generator=generator) < 0.9, little, anyhow)
-
-
 def view(points: Tensor, upright: bool, generator: torch.Generator) -> Tensor:
-    """A random camera's picture [B, N, 2] of poses [B, N, 3]: from around and leaning, anyhow if not ``upright``."""
+    """A random camera's picture [B, N, 2] of poses [B, N, 3]: from around and tilted, anyhow if not ``upright``."""
     count = len(points)
     if upright:
-        roll = rotation(2, lean(count, True, generator))
         yaw = rotation(1, torch.rand(count, generator=generator) * 2 * math.pi)
         pitch = rotation(0, torch.randn(count, generator=generator) * 0.25)
+        roll = rotation(2, torch.randn(count, generator=generator) * 0.15)
         turn = roll @ pitch @ yaw
     else:
         turn = random_rotations(count, generator)
@@ -80,7 +71,9 @@ def view(points: Tensor, upright: bool, generator: torch.Generator) -> Tensor:
 def turn_flat(points: Tensor, upright: bool, generator: torch.Generator) -> Tensor:
     """2D poses [B, N, 2] turned, a little if ``upright``, anyhow if not, and stretched by some per cent."""
     count = len(points)
-    angle = lean(count, upright, generator)
+    angle = torch.randn(count, generator=generator) * 0.2
+    if not upright:
+        angle = torch.rand(count, generator=generator) * 2 * math.pi
     stretch = torch.exp(torch.randn(count, 1, 2, generator=generator) * 0.06)
     return (points * stretch) @ rotation(2, angle)[:, :2, :2].transpose(-1, -2)
 

@@ -45,8 +45,6 @@ class DetectorModel:
         drop: Each pose's share of joints hidden one by one is drawn from 0 to this.
         truncation: Share of poses cut by the edge of the picture.
         truncation_down: Share of these cut from below; the others from anywhere.
-        truncation_confidence: Confidence of joints beyond the edge is drawn from 0 to this: their heatmaps are empty.
-        absent: Share of poses from a detector that does not know some joints of the body's middle line.
         hidden_confidence: A hidden joint's confidence is drawn from 0 to this.
         seen_confidence: A seen joint's confidence is drawn from this to 1.
         seen_power: How it crowds towards 1; with 1 it is uniform.
@@ -67,8 +65,6 @@ class DetectorModel:
     drop: float = 0.25
     truncation: float = 0.05
     truncation_down: float = 0.0
-    truncation_confidence: float = 0.15
-    absent: float = 0.0
     hidden_confidence: float = 0.45
     seen_confidence: float = 0.4
     seen_power: float = 1.0
@@ -90,12 +86,10 @@ BODY = DetectorModel(
     drop=0.3,
     truncation=0.3,
     truncation_down=0.7,
-    truncation_confidence=0.06,
-    absent=0.15,
     seen_power=2.5,
     deceptive=0.6,
-    jump=0.65,
-    collapse=0.65,
+    jump=0.7,
+    collapse=0.7,
     threshold=(0.3, 0.75),
 )
 """A whole body's detector: legs leave the picture, a hidden elbow is found with fair confidence on something else."""
@@ -132,12 +126,10 @@ class Graph:
     Attributes:
         neighbours: [N, choices], in each row the joint's neighbours along bones, each equally often.
         smooth: [N, N], spreads noise over two bones; its rows have norm 1.
-        central: [N] bool, joints of no mirror pair.
     """
 
     neighbours: Tensor
     smooth: Tensor
-    central: Tensor
 
     @classmethod
     def of(cls, skeleton: Skeleton) -> Graph:
@@ -149,9 +141,7 @@ class Graph:
         choices = math.lcm(*(max(1, len(n)) for n in lists))
         neighbours = torch.tensor([(n or [i]) * (choices // max(1, len(n))) for i, n in enumerate(lists)])
         smooth = torch.from_numpy(skeleton.hop_matrices((2,))[0]).float()
-        central = torch.ones(len(skeleton.names), dtype=torch.bool)
-        central[[j for pair in skeleton.mirror for j in pair]] = False
-        return cls(neighbours, smooth / smooth.norm(dim=-1, keepdim=True), central)
+        return cls(neighbours, smooth / smooth.norm(dim=-1, keepdim=True))
 
 
 def shared_noise(batch: int, share: float, smooth: Tensor, generator: torch.Generator) -> Tensor:
@@ -191,7 +181,7 @@ def simulate_detector(
     )
     deceptive = occluded & (pick < model.deceptive)
     confidence = torch.where(deceptive, uniform((batch, count), *model.deceptive_confidence, generator), confidence)
-    faint = uniform((batch, count), 0.0, model.truncation_confidence, generator)
+    faint = uniform((batch, count), 0.0, 0.15, generator)
     confidence = torch.where(beyond, faint, confidence)
 
     doubt = (1 - confidence) ** uniform((batch, 1), *model.noise_power, generator)
@@ -222,9 +212,6 @@ def simulate_detector(
     found = torch.where((beyond | ~labelled).unsqueeze(-1), outside, found)
 
     missing = (torch.rand(batch, count, generator=generator) < torch.where(labelled, model.missing, 0.5)) & hidden
-    if model.absent > 0:
-        poor = torch.rand(batch, 1, generator=generator) < model.absent
-        missing |= poor & graph.central & (torch.rand(batch, count, generator=generator) < 0.7)
     found = torch.where(missing.unsqueeze(-1), torch.full_like(found, float("nan")), found)
     confidence = torch.where(missing, torch.zeros_like(confidence), confidence)
     return Detection(found, confidence, uniform((batch, 1), *model.threshold, generator), labelled)
