@@ -27,13 +27,14 @@ from port_deploy.weights import Model
 
 TOLERANCE_PX: Mapping[str, float] = {
     "fp32": 1e-3,
-    "fp16": 0.25,
-    "bf16": 2.0,
+    "fp16": 0.5,
+    "bf16": 8.0,
 }
 """Largest error against the oracle, pixels of a 256-pixel crop, by the precision of the encoder's matrix products.
 
-Nearly twice or more what eager PyTorch at that precision shows on the shipped models: 0.0003, 0.14 and 1.1 px at most,
-0.00004, 0.017 and 0.12 px on average: the rounding of weights and activations, the same in every runtime.
+The shipped models in every runtime and with three seeds show at most 0.0003, 0.30 and 4.3 px, at the 99th percentile of
+the rebuilt joints 0.23 (fp16) and 1.7 px (bf16), on average 0.00004, 0.03 and 0.3 px. The largest come from poses whose
+few visible joints lie close together, which magnifies any rounding; the bounds leave room for a model trained anew.
 """
 
 MAX_CONFIDENCE_ERROR = 0.0

@@ -136,14 +136,14 @@ def load(
     sidecar = read_sidecar(path, "onnx")
     wanted = list(providers) if providers is not None else ["CUDAExecutionProvider"] * device.startswith("cuda")
     have = _providers()
-    for provider in wanted:
-        name = provider if isinstance(provider, str) else provider[0]
+    names = [p if isinstance(p, str) else p[0] for p in wanted]
+    for name in names:
         if name not in have:
             raise BackendUnavailableError(
                 f"ONNX Runtime {onnxruntime.__version__} has no {name} (it has {', '.join(have)}): "
                 "pip install onnxruntime-gpu for CUDA and TensorRT, onnxruntime-openvino for OpenVINO"
             )
-    if "CPUExecutionProvider" not in wanted:
+    if "CPUExecutionProvider" not in names:
         wanted.append("CPUExecutionProvider")
     # An input with a default cannot be bound; without it, it is an input like the others.
     data = without_initializer(artefact_path(path).read_bytes(), INPUTS[sidecar.input][2])
@@ -154,17 +154,18 @@ def load(
     try:
         session = onnxruntime.InferenceSession(data, options, providers=wanted)
     except errors.NotImplemented as error:
+        provider = names[0] if names else "its CPU provider"
         raise BackendUnavailableError(
-            f"ONNX Runtime {onnxruntime.__version__} with {wanted[0]} lacks an operator that {path} "
+            f"ONNX Runtime {onnxruntime.__version__} with {provider} lacks an operator that {path} "
             f"({sidecar.precision}) needs ({first_line(error)}): use backend openvino, or export --precision fp32"
         ) from error
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise ModelFileError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path} ({first_line(error)}): export it again"
         ) from error
-    if wanted[0] not in ("CPUExecutionProvider", *session.get_providers()) and isinstance(wanted[0], str):
+    if names and names[0] not in session.get_providers():
         raise BackendUnavailableError(
-            f"ONNX Runtime fell back from {wanted[0]} to {session.get_providers()[0]}: install that provider's "
+            f"ONNX Runtime fell back from {names[0]} to {session.get_providers()[0]}: install that provider's "
             "libraries (for CUDA: the CUDA and cuDNN versions its release notes name), or use device='cpu'"
         )
     return OnnxRuntimeBackend(sidecar, session)

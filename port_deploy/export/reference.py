@@ -35,7 +35,7 @@ class ReferenceBackend(ArtefactBackend):
         except ModuleNotFoundError as error:
             raise missing_extra("ONNX's reference evaluator", "export") from error
         super().__init__("onnx-reference", f"ONNX {onnx.__version__} reference evaluator", read_sidecar(path, "onnx"))
-        self._evaluator = ReferenceEvaluator(onnx.load(str(path)), new_ops=[_gather_elements()])
+        self._evaluator = ReferenceEvaluator(onnx.load(str(path)), new_ops=_own_operators())
 
     def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         with np.errstate(all="ignore"):
@@ -43,14 +43,24 @@ class ReferenceBackend(ArtefactBackend):
         out.joints[...], out.confidence[...], out.mask[...] = answers
 
 
-def _gather_elements() -> type:
-    """GatherElements that takes any length: the evaluator's own stops at 64 entries of the axis."""
+def _own_operators() -> list[type]:
+    """Two operators that the evaluator has in a form that does not serve."""
     from onnx.reference.op_run import OpRun
 
     class GatherElements(OpRun):  # type: ignore[misc]  # the evaluator finds it by this name
+        """Takes any length: the evaluator's own stops at 64 entries of the axis."""
+
         op_domain = ""
 
         def _run(self, data: Any, indices: Any, axis: int = 0) -> tuple[Any]:
             return (np.take_along_axis(data, indices, axis),)
 
-    return GatherElements
+    class MatMul(OpRun):  # type: ignore[misc]
+        """Sums in float32, as every processor does: the evaluator's own rounds each partial sum to bf16."""
+
+        op_domain = ""
+
+        def _run(self, a: Any, b: Any) -> tuple[Any]:
+            return (np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype),)
+
+    return [GatherElements, MatMul]
