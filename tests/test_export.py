@@ -74,6 +74,7 @@ def test_what_is_written(artefacts: Callable[[str], Written], case: str) -> None
         sidecar = read_sidecar(folder / f"m.{name}", name)
         assert (sidecar.input, sidecar.precision, sidecar.spec) == (kind, precision, model.spec)
         assert sidecar.verification["passed"] is True
+        assert sidecar.verification["artefact_ran"] is True
         assert sidecar.verification["max_error_px"] <= verification.tolerance_px(precision)
         assert sidecar.verification["joints"] > 100
     proto = onnx.load(folder / "m.onnx")

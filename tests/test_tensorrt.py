@@ -70,6 +70,7 @@ def test_the_report_says_what_was_verified(folder: Path) -> None:
     assert artefact["kind"] == "engine"
     record = artefact["verification"]
     assert record["passed"] is True
+    assert record["artefact_ran"] is False
     assert record["backend"] == "onnxruntime"
     assert record["note"].startswith("the engine was not run (m.engine needs an NVIDIA GPU")
     assert record["note"].endswith("these are the errors of the ONNX that it was built from")

@@ -85,13 +85,15 @@ class Exported:
         path: Where it lies.
         sidecar: What stands beside it.
         verification: What was measured.
-        note: What a reader must know about that measurement; empty where the artefact itself was run.
+        note: What a reader must know about that measurement; empty where its own runtime ran it.
+        ran: The artefact itself was run; False for an engine that cannot run here.
     """
 
     path: Path
     sidecar: Sidecar
     verification: Verification
     note: str
+    ran: bool = True
 
 
 def export_model(source: str | Path, folder: str | Path, options: ExportOptions) -> tuple[Exported, ...]:
@@ -159,7 +161,7 @@ class _Run:
                 return self.verified(path, sidecar, tensorrt_.load, problems(), "")
             reason = f"the oracle's answers in the ONNX sidecar are for other heatmaps than {options.heatmap_size}"
         note = f"the engine was not run ({reason}); these are the errors of the ONNX that it was built from"
-        result = Exported(path, sidecar, onnx.verification, note)
+        result = Exported(path, sidecar, onnx.verification, note, ran=False)
         return self.recorded(result)
 
     def describe(
@@ -193,7 +195,7 @@ class _Run:
 
     def recorded(self, result: Exported) -> Exported:
         """Write the sidecar with the verification in it."""
-        record = result.verification.to_json() | {"note": result.note}
+        record = result.verification.to_json() | {"artefact_ran": result.ran, "note": result.note}
         sidecar = replace(result.sidecar, verification=record)
         write_sidecar(result.path, sidecar)
         return replace(result, sidecar=sidecar)
