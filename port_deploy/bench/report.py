@@ -43,7 +43,7 @@ def matrix(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         times = [number(own[b]["p50_us"] / b) if b in own else "–" for b in batches]
         share = max((r["peak_share"] for r in own.values() if r.get("peak_share")), default=None)
         worst = max(r["max_error_px"] for r in own.values())
-        cells.append([name, *times, "–" if share is None else f"{share:.0%}", f"{worst:.1g}"])
+        cells.append([name, *times, "–" if share is None else f"{share:.0%}", f"{worst:.2g}"])
     return header, cells
 
 
@@ -151,9 +151,9 @@ def markdown(result: Result, plot: str | None = None) -> str:
             text = number(row["p50_us"] / row["batch"]) if row else "–"
             cells.append(f"**{text}**" if row and row["p50_us"] == best[(*key, row["dtype"])] else text)
         error = max(r["max_error_px"] for r in own.values())
-        body.append([f"**{name}**" if name.startswith(NATIVE) else name, *cells, f"{error:.1g} px"])
+        body.append([f"**{name}**" if name.startswith(NATIVE) else name, *cells, f"{error:.2g} px"])
     for failure in result["failures"]:
-        body.append([name_of(failure), *["failed" for _ in columns], f"{failure['max_error_px']:.1g} px"])
+        body.append([name_of(failure), *["failed" for _ in columns], f"{failure['max_error_px']:.2g} px"])
     ratios = _ratio_rows(result, kind, columns)
     lines = [_line(header), _line(["---"] + ["---:"] * (len(header) - 1)), *map(_line, body), *map(_line, ratios), ""]
     if plot:
