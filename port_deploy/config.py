@@ -213,6 +213,7 @@ class ModelSpec:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check(len(self.frame_size) == 2 and all(map(_positive, self.frame_size)), "expected frame_size (w, h) > 0")
         object.__setattr__(self, "frame_size", tuple(float(v) for v in self.frame_size))
         check_threshold(self.threshold)
         _check(self.codec in get_args(CodecName), f"unknown codec {self.codec!r}: {', '.join(get_args(CodecName))}")
@@ -220,7 +221,6 @@ class ModelSpec:
         _check(self.refine in get_args(RefineMode), f"unknown refine {self.refine!r}: use masked or all")
         _check(_positive(self.temperature), f"expected a positive temperature, got {self.temperature!r}")
         _check(_positive(self.confidence_divisor), f"expected confidence_divisor > 0, got {self.confidence_divisor!r}")
-        _check(len(self.frame_size) == 2 and all(map(_positive, self.frame_size)), "expected frame_size (w, h) > 0")
         _check(
             isinstance(self.min_visible, int) and self.min_visible >= 2,
             f"expected min_visible to be a whole number of at least 2, got {self.min_visible!r}",
@@ -278,12 +278,19 @@ class ModelSpec:
             raise ModelFileError(f"unusable specification: {error}") from error
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+def _finite(value: object) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
-def check_threshold(value: object) -> float:
+def _positive(value: Any) -> bool:
+    return _finite(value) and bool(value > 0)
+
+
+def check_threshold(value: Any) -> float:
     """δ as a float, or an InputError that says what it must be."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if not _finite(value) or value < 0:
         raise InputError(f"expected threshold to be a finite number of at least 0, got {value!r}: 0 masks nothing")
     return float(value)

@@ -104,3 +104,11 @@ def test_thresholds(value: float) -> None:
 def test_unusable_thresholds(value: Any) -> None:
     with pytest.raises(InputError, match="0 masks nothing"):
         check_threshold(value)
+
+
+@pytest.mark.parametrize("value", [10**400, "256", None, True, float("nan")])
+def test_a_number_that_is_none_is_refused_in_one_line(value):
+    skeleton = Skeleton.load("hand21")
+    for changes in ({"temperature": value}, {"frame_size": (value, 256.0)}, {"threshold": value}):
+        with pytest.raises(InputError, match="expected"):
+            ModelSpec("x", skeleton, PortConfig(), **changes)

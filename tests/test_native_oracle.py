@@ -29,12 +29,12 @@ def model(kind: str, skeleton: str = "hand21", **changes: Any) -> Model:
     return random_model(kind, skeleton, **changes)
 
 
-SOLVED: dict[tuple[int, str], tuple[Problem, ...]] = {}
+SOLVED: dict[tuple[bytes, str], tuple[Problem, ...]] = {}
 
 
 def problems(source: Model, kind: str) -> tuple[Problem, ...]:
-    """The oracle's answers, once per model (which `model` keeps alive)."""
-    key = id(source), kind
+    """The oracle's answers, once per model."""
+    key = source.data, kind
     if key not in SOLVED:
         SOLVED[key] = make_problems(source, kind)
     return SOLVED[key]
