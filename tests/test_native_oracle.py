@@ -12,13 +12,16 @@ from conftest import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from port_deploy import decode
 from port_deploy.backends import native
 from port_deploy.backends.base import HostBuffers
 from port_deploy.skeleton import bundled_skeletons
 from port_deploy.verify import Problem, make_problems, verify
 from port_deploy.weights import Model
 
-pytest.importorskip("torch", reason="the oracle is PyTorch in float64")
+torch = pytest.importorskip("torch", reason="the oracle is PyTorch in float64")
+
+from port_deploy.nn.line import Decode  # noqa: E402
 
 INFO = native.build_info()
 ISAS = INFO["available_isas"]
@@ -200,3 +203,15 @@ def test_an_instruction_set_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> No
     assert "mmx" in state.detail
     with pytest.raises(native.BackendUnavailableError, match="mmx"):
         native.load(model("soft"))
+
+
+@pytest.mark.parametrize("codec", ["softargmax", "softargmax-sum", "argmax"])
+def test_maps_of_minus_infinity_answer_as_the_oracle_does(codec: str) -> None:
+    maps = np.full((1, 3, 8, 8), -np.inf, np.float32)
+    maps[0, 1] = 0.2
+    maps[0, 1, 2, 3], maps[0, 1, 4, 4] = -np.inf, 0.9
+    maps[0, 2] = -5.0
+    joints, confidence = Decode(codec, 40.0)(torch.from_numpy(maps).double())
+    out = decode(maps, codec=codec)
+    np.testing.assert_allclose(out.joints, joints.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(out.confidence, confidence.numpy().astype(np.float32))

@@ -288,7 +288,10 @@ static void decode_map(const void* pixels, const MapShape& shape, float* band_ma
     // Values whose sum would overflow are scaled by a power of two: the quotient does not change.
     const Clipped weight = {splat(maximum > 1e20f ? 0x1p-60f : 1.0f)};
     expect(map, band_max, 0.0f, weight, peak);
-  } else if (maximum >= -3e38f) {
+  } else if (maximum < -3e38f) {  // nothing but -inf weighs anything
+    peak->x = 0.5f * static_cast<float>(map.width - 1);
+    peak->y = 0.5f * static_cast<float>(map.height - 1);
+  } else {
     const float below = maximum - shape.reach;
     // Where the reach drowns in the maximum's rounding, nothing is skipped.
     const float bound = below < maximum ? below : -__builtin_inff();

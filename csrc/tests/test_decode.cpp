@@ -150,6 +150,8 @@ TEST(maps_that_hurt) {
         }
       }
       const Decoded lowest = decode_one(std::vector<float>(64, -kInf), 8, 8, codec, isa);
+      const float centre = codec == Codec::kArgmax ? 0.0f : 3.5f;  // nothing weighs anything: an empty map
+      CHECK_CASE(lowest.joints[0] == centre && lowest.joints[1] == centre, label(isa, codec, 8, 8));
       CHECK_CASE(lowest.confidence[0] == 0.0f && lowest.mask[0] == 1, label(isa, codec, 8, 8));
     }
   }
