@@ -40,6 +40,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Find out before long work whether ``path`` can be written; nothing is left behind, no folder either.
+
+    Raises:
+        InputError: It cannot; the message names path and reason.
+    """
+    target = Path(path)
+    try:
+        existing = next(folder for folder in target.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}: choose another folder") from error
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     with atomic_path(path) as temporary:

@@ -127,6 +127,7 @@ def _read(source: Path) -> dict[str, NDArray[Any]]:
         raise InputError(f"cannot read {source}: {error.strerror or error}") from error
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError) as error:
         reason = str(error).split("\n")[0] or type(error).__name__
+        reason = "it is no .npz, or holds Python objects" if "pickle" in reason else reason
         raise InputError(f"{source} is not a usable .npz of plain arrays: {reason}") from error
 
 

@@ -106,18 +106,21 @@ class Skeleton:
             raise InputError('expected a skeleton {"name": …, "names": […], "bones": [[a, b], …], "mirror": […]}')
         names = data["names"]
 
-        def joint(value: Any) -> int:
+        def joint(value: Any, field: str) -> int:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
             if value in names:
                 return int(names.index(value))
-            raise InputError(f"skeleton {data.get('name')!r}: no joint {value!r} among {names}")
+            raise InputError(
+                f"skeleton {data.get('name')!r}: expected {field} to hold a joint's name or number, got {value!r}; "
+                f"the joints are {names}"
+            )
 
         def pairs(key: str) -> tuple[tuple[int, int], ...]:
             value = data.get(key, [])
             if not isinstance(value, list) or not all(isinstance(p, list) and len(p) == 2 for p in value):
                 raise InputError(f"skeleton {data.get('name')!r}: expected {key} to be a list of pairs")
-            return tuple((joint(a), joint(b)) for a, b in value)
+            return tuple((joint(a, key), joint(b, key)) for a, b in value)
 
         unknown = set(data) - {"name", "names", "bones", "mirror", "root", "axis"}
         if unknown:
@@ -127,8 +130,8 @@ class Skeleton:
             names=tuple(names),
             bones=pairs("bones"),
             mirror=pairs("mirror"),
-            root=joint(data.get("root", 0)),
-            axis=joint(data.get("axis", 1)),
+            root=joint(data.get("root", 0), "root"),
+            axis=joint(data.get("axis", 1), "axis"),
         )
 
     @classmethod

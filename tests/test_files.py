@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from port_deploy import InputError
-from port_deploy.files import atomic_path, sha256, write_bytes, write_text
+from port_deploy.files import atomic_path, check_writable, sha256, write_bytes, write_text
 
 
 def test_it_writes_makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -102,3 +102,11 @@ def test_digest(tmp_path: Path) -> None:
     data = os.urandom(3_000_000)
     (tmp_path / "x").write_bytes(data)
     assert sha256(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path):
+    check_writable(tmp_path / "new" / "file.json")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another folder"):
+        check_writable(tmp_path / "file" / "below.json")

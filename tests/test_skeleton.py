@@ -71,7 +71,7 @@ def test_a_users_own(tmp_path: Path) -> None:
         ({"names": ["a", "b", ""]}, "different non-empty joint names"),
         ({"name": ""}, "expected a name"),
         ({"bones": []}, "at least one bone"),
-        ({"bones": [["a", "z"]]}, "no joint 'z'"),
+        ({"bones": [["a", "z"]]}, "expected bones to hold a joint's name or number, got 'z'"),
         ({"bones": [["a", "a"]]}, "different joints"),
         ({"bones": [[0, 3]]}, r"bone \[0, 3\]"),
         ({"bones": [[-1, 0]]}, r"bone \[-1, 0\]"),

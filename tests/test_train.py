@@ -312,3 +312,31 @@ def test_mistakes_are_one_line_and_exit_2(
     assert message in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_limits_that_leave_nothing_to_learn_are_refused_before_training(poses: Path, tmp_path: Path) -> None:
+    spec = ModelSpec("chain", CHAIN, PortConfig.preset("paper", **SMALL), min_visible=5)
+    options = TrainOptions.preset("paper", data=(DataSpec(poses),), epochs=1, epoch_poses=64, batch=64)
+    with pytest.raises(InputError, match="lower --min-visible"):
+        Trainer(spec, options, tmp_path / "run").run()
+    assert not list((tmp_path / "run").glob("*"))
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_training(poses: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    steps: list[int] = []
+    with pytest.raises(InputError, match="cannot write"):
+        make(poses, tmp_path / "file" / "run").run(lambda step, total, loss: steps.append(step))
+    assert not steps
+
+
+def test_a_finished_run_is_not_overwritten(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    skeleton = tmp_path / "chain.json"
+    skeleton.write_text(json.dumps(CHAIN.to_json()))
+    command = ["--data", str(poses), "--skeleton", str(skeleton), "-o", str(tmp_path / "run"), "--epochs", "1"]
+    command += ["--epoch-poses", "64", "--batch", "64", "--min-visible", "3"]
+    assert main(command) == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    assert main(command) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before

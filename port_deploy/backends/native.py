@@ -53,7 +53,7 @@ def availability(name: str = "native-cpu") -> Availability:
         cuda = _core.cuda_info()
         if not cuda["compiled"]:
             return Availability(False, "this build has no CUDA")
-        return Availability(False, f"{cuda['detail']}, but this version has no CUDA kernels")
+        return Availability(False, "this version has no CUDA kernels yet")
     try:
         info = _core.build_info()
     except _core.Error as error:

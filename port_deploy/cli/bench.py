@@ -13,7 +13,7 @@ from port_deploy.bench.plan import BATCHES, COLD_BATCHES, CPU_BACKENDS, DTYPES, 
 from port_deploy.bench.report import comparisons, decode_lines, groups, heading, matrix, number, problems, title
 from port_deploy.cli.common import Parser, run, say, table, to_json
 from port_deploy.errors import InputError
-from port_deploy.files import write_text
+from port_deploy.files import check_writable, write_text
 
 EXAMPLE = """\
 Without options it measures the README's table: all backends, one thread and all, about eight minutes.
@@ -89,8 +89,10 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def _command(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
     plan = plan_of(options)
-    if options.json and options.json != "-" and not Path(options.json).absolute().parent.is_dir():
-        raise InputError(f"cannot write {options.json}: no such folder: make it first")
+    if options.json and options.json != "-":
+        if not Path(options.json).absolute().parent.is_dir():
+            raise InputError(f"cannot write {options.json}: no such folder: make it first")
+        check_writable(options.json)
     result = measure(plan, say)
     text = to_json(result)
     if options.json == "-":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from port_deploy.cli.common import Parser, print_json, run, table
 from port_deploy.demo import PATCH_PX, Case, latency_us, load_sample, run_cases
 from port_deploy.errors import BackendUnavailableError, InputError
+from port_deploy.files import check_writable
 from port_deploy.info import gpus, processor_name
 from port_deploy.picture import draw_before_after
 from port_deploy.refiner import Refiner
@@ -64,6 +65,7 @@ def _demo(options: Any) -> tuple[int, dict[str, Any]]:
     output = Path(options.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: choose a folder with -o")
+    check_writable(output / PICTURE)
     refiner = Refiner.load(options.model, backend=options.backend)
     decoder = Refiner.load(options.model, backend=options.backend, threshold=0.0, refine="masked")
     spec = refiner.model

@@ -187,6 +187,8 @@ def body(argv: Sequence[str] | None) -> int:
     job = trainer(options)
     if options.resume:
         job.resume()
+    elif job.checkpoint.exists():
+        raise InputError(f"{job.output} holds a run: go on with --resume, or choose another folder with -o")
     with progress(job.total_steps, job.progress.step) as report:
         job.run(report)
     answer = result(job)

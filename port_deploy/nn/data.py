@@ -105,7 +105,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError as error:
         raise InputError(f"no data file {path}: give the path of an .npz file") from error
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read data {path}: expected an .npz file of plain arrays: {error}") from error
+        reason = "it is no .npz, or holds Python objects" if "pickle" in str(error) else error
+        raise InputError(f"cannot read data {path}: expected an .npz file of plain arrays: {reason}") from error
 
 
 def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Sequence[float]], seed: int = 0) -> Source:

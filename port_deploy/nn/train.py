@@ -21,7 +21,7 @@ from torch import Tensor
 
 from port_deploy.config import ModelSpec
 from port_deploy.errors import InputError, PortError
-from port_deploy.files import write_text
+from port_deploy.files import check_writable, write_text
 from port_deploy.nn.augment import draw, draw_batch
 from port_deploy.nn.checkpoint import Progress, load_checkpoint, save_checkpoint
 from port_deploy.nn.data import load_source
@@ -116,8 +116,12 @@ class Trainer:
             report: Called after each step with step, total steps and loss.
 
         Raises:
+            InputError: ``output`` cannot be written, or no pose has anything to learn from.
             PortError: The loss is no longer finite; the last good checkpoint and best model are in ``output``.
         """
+        check_writable(self.checkpoint)
+        if not self.progress.epoch:
+            self.evaluate()  # refuses, before hours of work, data and limits that leave nothing to learn
         while self.progress.epoch < self.options.epochs:
             entry = self._epoch(self.progress.epoch, report)
             scores = self.evaluate()
@@ -176,9 +180,11 @@ class Trainer:
         kept = {k: v.detach().clone() for k, v in self.port.named_parameters()}
         self._load(self.average)
         sources: dict[str, dict[str, float]] = {}
+        learnt = 0
         for name, (detection, joints) in self.trials.items():
             scale = torch.full((len(joints), 1, 1), PIXELS[0])
             _, refined, target = self.losses(detection, joints, scale)
+            learnt += int(target.sum())
             mask = ~(detection.confidence >= detection.threshold)
             found = detection.joints.isfinite().all(-1)
             before = (detection.joints.nan_to_num() - joints).norm(dim=-1)
@@ -191,6 +197,11 @@ class Trainer:
                 "detector_visible": _mean(before, target & ~mask),
             }
         self._load(kept)
+        if not learnt:
+            raise InputError(
+                f"no held-out pose has a joint to learn: of {self.spec.joints} joints at least {self.spec.min_visible} "
+                f"must stay visible and at most {self.spec.max_masked} be masked: lower --min-visible or --mask-ratio"
+            )
         weights = {s.name: s.weight for s in self.sources}
         total = sum(weights[n] for n in sources)
         score = sum(weights[n] * v["error"] for n, v in sources.items()) / total
