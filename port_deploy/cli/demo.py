@@ -75,7 +75,8 @@ def _demo(options: Any) -> tuple[int, dict[str, Any]]:
 
     print(f"Real heatmaps of two photographs; in each, an {PATCH_PX}-pixel patch hides one joint from the detector.")
     print(
-        f"model {spec.name} ({spec.licence}), δ = {refiner.threshold:g}, refine {spec.refine}, on {refiner.backend}\n"
+        f"model {spec.name}, δ = {refiner.threshold:g}, refine {spec.refine}, on {refiner.backend}\n"
+        f"licence of its weights: {spec.licence}\n"
     )
     header = ("photograph", "hidden joint", "confidence", "off before, px", "off after, px", "masked and rebuilt")
     print(table([_row(case) for case in cases], header))
