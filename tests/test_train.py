@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training (nn/{mjm,fused,train,options,checkpoint}.py, cli/train.py): it learns, repeats itself, resumes, refuses."""
+"""Training (nn/{fused,train,options,checkpoint}.py, cli/train.py): it learns, repeats itself, resumes, refuses."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,8 @@ from port_deploy.nn import train as train_module  # noqa: E402
 from port_deploy.nn.data import DataSpec  # noqa: E402
 from port_deploy.nn.fused import FusedPort  # noqa: E402
 from port_deploy.nn.mjm import (  # noqa: E402
-    BODY,
     DetectorModel,
     Graph,
-    detector_model,
-    distance_loss,
-    mask_joints,
-    reconstruction_loss,
-    shared_noise,
     simulate_detector,
 )
 from port_deploy.nn.options import TrainOptions  # noqa: E402
@@ -196,21 +189,6 @@ def test_divergence_keeps_the_last_good_model(poses: Path, tmp_path: Path, monke
     assert trainer.model_path.read_bytes() == good
 
 
-def test_missing_labels_stay_out_of_the_loss() -> None:
-    generator = torch.Generator().manual_seed(0)
-    joints = torch.randn(64, 6, 2, generator=generator)
-    labelled = torch.rand(64, 6, generator=generator) < 0.7
-    for detection in (
-        simulate_detector(joints, labelled, DetectorModel(), Graph.of(CHAIN), generator),
-        mask_joints(joints, labelled, 0.4, 0.5, 0.02, generator),
-    ):
-        assert not (detection.target & ~labelled).any()
-        assert (detection.confidence[~labelled] <= 0.45).all()
-    recon = torch.where(labelled.unsqueeze(-1), joints + 1.0, torch.full_like(joints, 1e6))
-    assert reconstruction_loss(recon, joints, labelled) == pytest.approx(2.0)
-    assert distance_loss(recon, joints, labelled) == pytest.approx(2.0**0.5, rel=1e-4)
-
-
 def test_unlabelled_joints_never_reach_the_gradient(poses: Path, tmp_path: Path) -> None:
     """Whatever stands where a label is missing, the loss of a batch is the same."""
     trainer = make(poses, tmp_path / "run")
@@ -225,47 +203,6 @@ def test_unlabelled_joints_never_reach_the_gradient(poses: Path, tmp_path: Path)
         )
         values.append(trainer.losses(detection, filled, torch.full((32, 1, 1), 40.0))[0].item())
     assert values[0] == values[1] > 0
-
-
-def test_masked_joint_modelling_masks_its_share() -> None:
-    joints = torch.zeros(500, 6, 2)
-    labelled = torch.ones(500, 6, dtype=torch.bool)
-    detection = mask_joints(joints, labelled, 0.5, 0.5, 0.0, torch.Generator().manual_seed(0))
-    assert (detection.target.sum(1) == 3).all()
-    assert torch.equal(detection.confidence < detection.threshold, detection.target)
-    assert (detection.joints[~detection.target] == 0).all()
-    assert detection.joints[detection.target].std() == pytest.approx(0.5, rel=0.05)
-
-
-@pytest.mark.parametrize("name", ["hand21", "mpii16"])
-def test_the_simulated_detector_is_less_sure_where_it_is_wrong(name: str) -> None:
-    skeleton = Skeleton.load(name)
-    assert (detector_model(skeleton) is BODY) == (name == "mpii16")
-    generator = torch.Generator().manual_seed(0)
-    joints = torch.randn(4000, len(skeleton.names), 2, generator=generator)
-    labelled = torch.ones(joints.shape[:2], dtype=torch.bool)
-    detection = simulate_detector(joints, labelled, detector_model(skeleton), Graph.of(skeleton), generator)
-    error = (detection.joints - joints).norm(dim=-1)
-    found = error.isfinite()
-    assert (detection.confidence[~found] == 0).all()
-    assert detection.confidence.min() >= 0
-    assert detection.confidence.max() <= 1
-    edges = (0.0, 0.2, 0.4, 0.6, 0.8, 1.01)
-    bins = [
-        error[found & (detection.confidence >= a) & (detection.confidence < b)].mean().item()
-        for a, b in pairwise(edges)
-    ]
-    assert bins == sorted(bins, reverse=True)
-    assert bins[0] > 10 * bins[-1]
-
-
-def test_shared_noise_has_variance_one_and_runs_along_bones() -> None:
-    graph = Graph.of(CHAIN)
-    noise = shared_noise(20000, 0.9, graph.smooth, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(noise.std((0, 2)), torch.ones(6), atol=0.03, rtol=0)
-    near, far = (noise[:, 2] * noise[:, 3]).mean(), (noise[:, 0] * noise[:, 5]).mean()
-    assert near > 0.2
-    assert abs(far) < 0.05
 
 
 def command(poses: Path, tmp_path: Path, *more: str) -> list[str]:
@@ -331,12 +268,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(poses: Path
 
 
 def test_a_finished_run_is_not_overwritten(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    skeleton = tmp_path / "chain.json"
-    skeleton.write_text(json.dumps(CHAIN.to_json()))
-    command = ["--data", str(poses), "--skeleton", str(skeleton), "-o", str(tmp_path / "run"), "--epochs", "1"]
-    command += ["--epoch-poses", "64", "--batch", "64", "--min-visible", "3"]
-    assert main(command) == 0
-    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
-    assert main(command) == 2
+    arguments = command(poses, tmp_path)
+    assert main(arguments) == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    assert main(arguments) == 2
     assert "--resume" in capsys.readouterr().err
-    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before

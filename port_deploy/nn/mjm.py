@@ -4,7 +4,7 @@
 Both turn true poses into what a detector would answer, so that training runs through `nn.line.Refine`, the code of
 inference: its frame, its mask, its network input. Units are the pose's own size (root-mean-square coordinate 1); a
 confidence is what the network sees, 0..1 (a detector's score divided by its ``confidence_divisor``).
-May use: skeleton, torch. Test: tests/test_train.py.
+May use: skeleton, torch. Test: tests/test_mjm.py.
 """
 
 from __future__ import annotations
