@@ -4,7 +4,7 @@
 Artefacts keep their own format pure (a prefix inside an engine breaks its vendor's tools); everything that a backend
 must know before it opens one stands beside it, tied to it by size and SHA-256. The hash guards against mix-ups and
 damage, not against malice: load artefacts only from where you would run a program from.
-May use: config, errors, files. Test: tests/test_sidecar.py.
+May use: config, detector_info, errors, files. Test: tests/test_sidecar.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from port_deploy.config import ModelSpec
+from port_deploy.detector_info import DetectorInfo
 from port_deploy.errors import InputError, ModelFileError
 from port_deploy.files import sha256, write_text
 
@@ -25,18 +26,27 @@ SIDECAR_VERSION = 1
 MAX_SIDECAR_BYTES = 4 << 20
 
 Kind = Literal["ts", "onnx", "engine", "pt2"]
-InputKind = Literal["heatmaps", "joints"]
+InputKind = Literal["heatmaps", "joints", "image"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 INPUTS: Mapping[InputKind, tuple[str, str, str]] = {
     "heatmaps": ("heatmaps", "affine", "threshold"),
     "joints": ("joints", "confidence", "threshold"),
+    "image": ("image", "affine", "threshold"),
 }
 """Names of an artefact's inputs, in order."""
+
+DEFAULTS: Mapping[InputKind, tuple[str, ...]] = {
+    "heatmaps": ("threshold",),
+    "joints": ("threshold",),
+    "image": ("affine", "threshold"),
+}
+"""Inputs of an ONNX artefact that may be left out: initializers of the same name hold their defaults."""
 
 OUTPUTS: Mapping[InputKind, tuple[str, str, str]] = {
     "heatmaps": ("joints", "confidence", "mask"),
     "joints": ("joints_out", "confidence_out", "mask"),
+    "image": ("joints", "confidence", "mask"),
 }
 """Names of its outputs, in order. In a graph an output cannot share the name of an input."""
 
@@ -66,8 +76,9 @@ class Sidecar:
         sha256: Hex digest of its bytes.
         size_bytes: Their number.
         spec: The model's full specification; ``spec.threshold`` is the default of the threshold input.
-        input: ``heatmaps`` (the whole line) or ``joints`` (PORT with mask, frame and blend).
-        precision: Of the encoder's matrix products; everything else is float32.
+        input: ``heatmaps`` (the whole line), ``joints`` (PORT with mask, frame and blend) or ``image`` (a detector and
+            the whole line).
+        precision: Of the encoder's matrix products, and with fp16 of the detector; everything else is float32.
         heatmap_size: (H, W) that it takes; None where it takes any.
         batch: Smallest, best and largest B of an engine's profile; None where it takes any.
         tools: Versions of what wrote it, and the opset.
@@ -75,6 +86,7 @@ class Sidecar:
         platform: For machine code (pt2), what it was compiled for: ``machine`` and ``cpu``.
         verification: What port-export measured.
         golden: Inputs (as a seed) and the oracle's answers, for machines that have no oracle.
+        detector: With input ``image``, what stands in front of PORT.
     """
 
     kind: Kind
@@ -91,6 +103,7 @@ class Sidecar:
     platform: Mapping[str, str] = field(default_factory=dict)
     verification: Mapping[str, Any] = field(default_factory=dict)
     golden: Mapping[str, Any] | None = None
+    detector: DetectorInfo | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
@@ -118,6 +131,7 @@ class Sidecar:
             "tools": dict(self.tools),
             "verification": dict(self.verification),
             "golden": dict(self.golden) if self.golden is not None else None,
+            "detector": self.detector.to_json() if self.detector is not None else None,
             "specification": self.spec.to_json(),
         }
 
@@ -126,6 +140,7 @@ class Sidecar:
         height, width = self.heatmap_size or ("H", "W")
         shapes: dict[str, list[int | str]] = {
             "heatmaps": ["B", n, height, width],
+            "image": ["B", *(self.detector.image_shape if self.detector else ())],
             "affine": ["B", 2, 3],
             "joints": ["B", n, 2],
             "confidence": ["B", n],
@@ -135,11 +150,14 @@ class Sidecar:
         return [
             {
                 "name": name,
-                "dtype": "bool" if outputs and name == "mask" else "float32",
+                "dtype": "bool" if outputs and name == "mask" else self._dtype(name),
                 "shape": shapes[name.removesuffix("_out")],
             }
             for name in names
         ]
+
+    def _dtype(self, name: str) -> str:
+        return self.detector.image_type if name == "image" and self.detector else "float32"
 
     @classmethod
     def from_json(cls, data: Any) -> Sidecar:
@@ -177,11 +195,16 @@ class Sidecar:
                 platform={str(k): _text(v) for k, v in data["platform"].items()},
                 verification=dict(data["verification"]),
                 golden=None if data["golden"] is None else dict(data["golden"]),
+                detector=None if data.get("detector") is None else DetectorInfo.from_json(data["detector"]),
             )
+        except ModelFileError:
+            raise
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"sidecar field is missing or unusable ({error}): export the model again") from error
         if result.kind == "engine" and (result.engine is None or result.batch is None):
             raise ModelFileError("the sidecar of an engine lacks engine or batch: export the model again")
+        if (result.input == "image") != (result.detector is not None):
+            raise ModelFileError("the sidecar of a graph with input image describes its detector: export it again")
         return result
 
 

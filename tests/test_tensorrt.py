@@ -260,5 +260,5 @@ def test_cuda_calls_without_a_gpu_say_why() -> None:
 def test_an_engine_for_another_input_is_described(folder: Path) -> None:
     backend = Doubling()
     backend.sidecar = replace(backend.sidecar, file="m.engine")
-    with pytest.raises(InputError, match=r"m\.engine takes joints, not heatmaps"):
+    with pytest.raises(InputError, match=r"m\.engine takes joints: decode first"):
         backend.run(np.zeros((1, 21, 8, 8), np.float32), None, 0.3, HostBuffers(*(np.zeros(0),) * 3))  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ class TensorRtBackend(ArtefactBackend):
         self._smallest, _, self._largest = sidecar.batch
         self._local = threading.local()
 
-    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+    def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         for start in range(0, len(first), self._largest):
             stop = min(start + self._largest, len(first))
             part = HostBuffers(out.joints[start:stop], out.confidence[start:stop], out.mask[start:stop])

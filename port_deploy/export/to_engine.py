@@ -16,7 +16,7 @@ from port_deploy.backends import cuda_memory
 from port_deploy.backends.tensorrt_ import LIBRARIES, import_library, make_logger, why
 from port_deploy.errors import BackendUnavailableError, ExportError, InputError, missing_extra
 from port_deploy.onnx_bytes import without_initializer
-from port_deploy.sidecar import INPUTS, EngineInfo, Sidecar
+from port_deploy.sidecar import DEFAULTS, EngineInfo, Sidecar
 
 WORKSPACE_BYTES = 1 << 30
 """Scratch memory that a kernel may ask for; the line needs a few megabytes."""
@@ -53,7 +53,7 @@ def build_engine(
     name, library, logger, builder = _builder(flavour, bool(targets))
     if targets and name == "tensorrt":
         raise InputError("TensorRT builds for the GPU that it runs on: leave out --target, or use TensorRT-RTX")
-    network = _parse(library, logger, builder, without_initializer(model, INPUTS[source.input][2]))
+    network = _parse(library, logger, builder, without_initializer(model, *DEFAULTS[source.input]))
     config = builder.create_builder_config()
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(library.BuilderFlag.TF32)  # 10 bits of mantissa are not float32: errors of tenths of a pixel
