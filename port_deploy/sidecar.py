@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -53,17 +53,51 @@ OUTPUTS: Mapping[InputKind, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine was built with; all of it must fit where it runs.
+    """What an engine was built with; where it runs, all of it must fit.
 
     Attributes:
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
         version: Of that library.
         compute_capabilities: GPUs that it was built for (``["8.9"]``); empty where TensorRT-RTX chose its default set.
+        onnx_sha256: Hex digest of the ONNX file that it was built from.
+        device: The model of GPU that it was built on; empty for TensorRT-RTX.
+        hardware_compat: ``ampere+``, ``same-cc``, or empty: for this model of GPU.
+        version_compat: Later versions of the library run it, too.
+        stripped: It has no weights: they come from that ONNX when it is loaded.
+        refittable: Other weights can be put into it.
+        workspace_bytes: Scratch memory that its kernels may ask for.
     """
 
     flavour: Literal["tensorrt", "tensorrt-rtx"]
     version: str
     compute_capabilities: tuple[str, ...] = ()
+    onnx_sha256: str = ""
+    device: str = ""
+    hardware_compat: str = ""
+    version_compat: bool = False
+    stripped: bool = False
+    refittable: bool = False
+    workspace_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` reads them back."""
+        return asdict(self) | {"compute_capabilities": list(self.compute_capabilities)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EngineInfo:
+        """Read what `to_json` wrote; what older files lack has its default."""
+        return cls(
+            flavour=_one_of(data, "flavour", ("tensorrt", "tensorrt-rtx")),
+            version=_text(data["version"]),
+            compute_capabilities=tuple(_text(v) for v in data["compute_capabilities"]),
+            onnx_sha256=_text(data.get("onnx_sha256", "")),
+            device=_text(data.get("device", "")),
+            hardware_compat=_text(data.get("hardware_compat", "")),
+            version_compat=data.get("version_compat") is True,
+            stripped=data.get("stripped") is True,
+            refittable=data.get("refittable") is True,
+            workspace_bytes=_count(data.get("workspace_bytes", 0)),
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +141,6 @@ class Sidecar:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
-        engine = self.engine
         return {
             "sidecar_version": SIDECAR_VERSION,
             "kind": self.kind,
@@ -121,12 +154,7 @@ class Sidecar:
             "outputs": self._tensors(OUTPUTS[self.input], True),
             "heatmap_size": list(self.heatmap_size) if self.heatmap_size else None,
             "batch": dict(zip(("min", "opt", "max"), self.batch, strict=True)) if self.batch else None,
-            "engine": engine
-            and {
-                "flavour": engine.flavour,
-                "version": engine.version,
-                "compute_capabilities": list(engine.compute_capabilities),
-            },
+            "engine": self.engine and self.engine.to_json(),
             "platform": dict(self.platform),
             "tools": dict(self.tools),
             "verification": dict(self.verification),
@@ -185,13 +213,7 @@ class Sidecar:
                 heatmap_size=None if size is None else (_count(size[0]), _count(size[1])),
                 batch=None if batch is None else (_count(batch["min"]), _count(batch["opt"]), _count(batch["max"])),
                 tools={str(k): _text(v) for k, v in data["tools"].items()},
-                engine=None
-                if engine is None
-                else EngineInfo(
-                    _one_of(engine, "flavour", ("tensorrt", "tensorrt-rtx")),
-                    _text(engine["version"]),
-                    tuple(_text(v) for v in engine["compute_capabilities"]),
-                ),
+                engine=None if engine is None else EngineInfo.from_json(engine),
                 platform={str(k): _text(v) for k, v in data["platform"].items()},
                 verification=dict(data["verification"]),
                 golden=None if data["golden"] is None else dict(data["golden"]),

@@ -21,6 +21,7 @@ from conftest import gpu_present, random_model
 from port_deploy.backends import cuda_memory, tensorrt_
 from port_deploy.backends.base import FloatArray, HostBuffers
 from port_deploy.errors import BackendUnavailableError, ExportError, InputError, ModelFileError
+from port_deploy.export.engine_options import BuildOptions
 from port_deploy.sidecar import EngineInfo, Sidecar, read_sidecar, sidecar_path
 from port_deploy.weights import save_model
 
@@ -58,7 +59,13 @@ def test_an_engine_is_built_without_torch(folder: Path) -> None:
     sidecar = read_sidecar(folder / "m.engine", "engine")
     import tensorrt_rtx
 
-    assert sidecar.engine == EngineInfo("tensorrt-rtx", tensorrt_rtx.__version__, ("8.9", "12.0"))
+    assert sidecar.engine == EngineInfo(
+        "tensorrt-rtx",
+        tensorrt_rtx.__version__,
+        ("8.9", "12.0"),
+        onnx_sha256=read_sidecar(folder / "m.onnx", "onnx").sha256,
+        workspace_bytes=1 << 30,
+    )
     assert sidecar.batch == (1, 4, 16)
     assert (sidecar.input, sidecar.precision) == ("joints", "fp16")
     assert sidecar.spec == MODEL.spec
@@ -98,7 +105,8 @@ def test_the_library_itself_refuses_cleanly(folder: Path) -> None:
 def test_heatmaps_engine_with_a_fixed_size(folder: Path) -> None:
     from port_deploy.export import ExportOptions, export_model
 
-    options = ExportOptions(("engine",), heatmap_size=(48, 40), batch=(2, 4, 8), tensorrt="tensorrt-rtx")
+    build = BuildOptions("tensorrt-rtx")
+    options = ExportOptions(("engine",), heatmap_size=(48, 40), batch=(2, 4, 8), build=build)
     (done,) = export_model(folder / "m.safetensors", folder / "heatmaps", options)
     assert sorted(p.name for p in (folder / "heatmaps").iterdir()) == ["m.engine", "m.engine.json"]
     assert done.sidecar.heatmap_size == (48, 40)
@@ -119,7 +127,7 @@ def test_targets_and_flavours_that_do_not_exist(folder: Path, targets: Any, flav
 
     source = read_sidecar(folder / "m.onnx", "onnx")
     with pytest.raises(InputError, match=message):
-        build_engine((folder / "m.onnx").read_bytes(), source, (64, 64), (1, 1, 1), flavour, targets)
+        build_engine((folder / "m.onnx").read_bytes(), source, (64, 64), (1, 1, 1), BuildOptions(flavour, targets))
 
 
 def test_a_graph_that_the_parser_refuses(folder: Path) -> None:
@@ -132,7 +140,7 @@ def test_a_graph_that_the_parser_refuses(folder: Path) -> None:
     proto.opset_import.append(onnx.helper.make_opsetid("no.such.domain", 1))
     source = read_sidecar(folder / "m.onnx", "onnx")
     with pytest.raises(ExportError, match=rf"does not take the ONNX graph: node '{node.name}' \(Hardest\)") as caught:
-        build_engine(proto.SerializeToString(), source, (64, 64), (1, 1, 1), "tensorrt-rtx")
+        build_engine(proto.SerializeToString(), source, (64, 64), (1, 1, 1), BuildOptions("tensorrt-rtx"))
     assert "\n" not in str(caught.value)
 
 
@@ -157,7 +165,7 @@ def test_full_tensorrt_without_a_gpu_says_what_to_do(folder: Path, monkeypatch: 
     monkeypatch.setattr(to_engine, "import_library", lambda name: NoGpuTensorRt())
     source = read_sidecar(folder / "m.onnx", "onnx")
     with pytest.raises(ExportError, match=r"without a working NVIDIA GPU \(.*error: 35\)\): run port-export .* sm_89"):
-        to_engine.build_engine((folder / "m.onnx").read_bytes(), source, (64, 64), (1, 1, 1), "tensorrt")
+        to_engine.build_engine((folder / "m.onnx").read_bytes(), source, (64, 64), (1, 1, 1), BuildOptions("tensorrt"))
 
 
 def engine_sidecar(**changes: Any) -> Sidecar:

@@ -46,6 +46,16 @@ def compute_capability(device: int = 0) -> str:
     return f"{major}.{minor}"
 
 
+def device_name(device: int = 0) -> str:
+    """The model of a GPU.
+
+    Raises:
+        BackendUnavailableError: There is no such GPU.
+    """
+    name = check(_runtime().cudaGetDeviceProperties(device)).name
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
 def select_device(device: int) -> None:
     """Make a GPU the calling thread's current one."""
     check(_runtime().cudaSetDevice(device))

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """``port-export``: a model as TorchScript, ONNX, an AOTInductor package and a TensorRT engine, each verified.
 
-May use: export, cli.common. Test: tests/test_export_cli.py.
+May use: export, cli.common, cli.engines, cli.progress. Test: tests/test_export_cli.py.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from port_deploy.cli import common
+from port_deploy.cli import common, engines
+from port_deploy.cli.progress import build_progress
 from port_deploy.errors import InputError
 from port_deploy.export import Exported, ExportOptions, export_model
 from port_deploy.sidecar import Kind, sidecar_path
@@ -47,10 +49,10 @@ def _export(argv: Sequence[str] | None) -> int:
         heatmap_size=arguments.heatmap_size,
         batch=arguments.batch,
         max_px_error=arguments.max_px_error,
-        tensorrt=arguments.tensorrt,
-        targets=tuple(arguments.target),
+        build=engines.build_options(arguments),
     )
-    done = export_model(arguments.model, arguments.output, options)
+    with build_progress(f"building {Path(arguments.model).stem}.engine") as progress:
+        done = export_model(arguments.model, arguments.output, options, progress)
     if arguments.json:
         common.print_json({"artefacts": [_as_json(artefact) for artefact in done]})
     else:
@@ -89,19 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="largest error allowed, pixels of a 256-pixel crop unless given, the table in port_deploy.verify",
     )
-    parser.add_argument(
-        "--tensorrt",
-        choices=("auto", "tensorrt", "tensorrt-rtx"),
-        default="auto",
-        help="what builds the engine; auto: TensorRT where a GPU lets it, else TensorRT-RTX, which needs no GPU",
-    )
-    parser.add_argument(
-        "--target",
-        type=lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
-        default=(),
-        metavar="sm_89,…",
-        help="GPUs that TensorRT-RTX builds for; its default set unless given",
-    )
+    engines.add_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return parser
 
