@@ -4,26 +4,31 @@
 Artefacts keep their own format pure (a prefix inside an engine breaks its vendor's tools); everything that a backend
 must know before it opens one stands beside it, tied to it by size and SHA-256. The hash guards against mix-ups and
 damage, not against malice: load artefacts only from where you would run a program from.
-May use: config, detector_info, errors, files. Test: tests/test_sidecar.py.
+May use: config, detector_info, engine_info, json_fields, errors, files. Test: tests/test_sidecar.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from port_deploy.config import ModelSpec
 from port_deploy.detector_info import DetectorInfo
+from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import InputError, ModelFileError
 from port_deploy.files import sha256, write_text
+from port_deploy.json_fields import count, one_of, text
 
 SIDECAR_VERSION = 1
 """Version of the sidecar's own fields; a reader refuses a higher one."""
 
 MAX_SIDECAR_BYTES = 4 << 20
+
+_AGAIN = "copy both files, or export the model again with port-export"
 
 Kind = Literal["ts", "onnx", "engine", "pt2"]
 InputKind = Literal["heatmaps", "joints", "image"]
@@ -49,55 +54,6 @@ OUTPUTS: Mapping[InputKind, tuple[str, str, str]] = {
     "image": ("joints", "confidence", "mask"),
 }
 """Names of its outputs, in order. In a graph an output cannot share the name of an input."""
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What an engine was built with; where it runs, all of it must fit.
-
-    Attributes:
-        flavour: ``tensorrt`` or ``tensorrt-rtx``.
-        version: Of that library.
-        compute_capabilities: GPUs that it was built for (``["8.9"]``); empty where TensorRT-RTX chose its default set.
-        onnx_sha256: Hex digest of the ONNX file that it was built from.
-        device: The model of GPU that it was built on; empty for TensorRT-RTX.
-        hardware_compat: ``ampere+``, ``same-cc``, or empty: for this model of GPU.
-        version_compat: Later versions of the library run it, too.
-        stripped: It has no weights: they come from that ONNX when it is loaded.
-        refittable: Other weights can be put into it.
-        workspace_bytes: Scratch memory that its kernels may ask for.
-    """
-
-    flavour: Literal["tensorrt", "tensorrt-rtx"]
-    version: str
-    compute_capabilities: tuple[str, ...] = ()
-    onnx_sha256: str = ""
-    device: str = ""
-    hardware_compat: str = ""
-    version_compat: bool = False
-    stripped: bool = False
-    refittable: bool = False
-    workspace_bytes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` reads them back."""
-        return asdict(self) | {"compute_capabilities": list(self.compute_capabilities)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> EngineInfo:
-        """Read what `to_json` wrote; what older files lack has its default."""
-        return cls(
-            flavour=_one_of(data, "flavour", ("tensorrt", "tensorrt-rtx")),
-            version=_text(data["version"]),
-            compute_capabilities=tuple(_text(v) for v in data["compute_capabilities"]),
-            onnx_sha256=_text(data.get("onnx_sha256", "")),
-            device=_text(data.get("device", "")),
-            hardware_compat=_text(data.get("hardware_compat", "")),
-            version_compat=data.get("version_compat") is True,
-            stripped=data.get("stripped") is True,
-            refittable=data.get("refittable") is True,
-            workspace_bytes=_count(data.get("workspace_bytes", 0)),
-        )
 
 
 @dataclass(frozen=True)
@@ -203,18 +159,18 @@ class Sidecar:
         try:
             size, batch, engine = data["heatmap_size"], data["batch"], data["engine"]
             result = cls(
-                kind=_one_of(data, "kind", get_args(Kind)),
-                file=_text(data["file"]),
-                sha256=_text(data["sha256"]),
-                size_bytes=_count(data["size_bytes"]),
+                kind=one_of(data, "kind", get_args(Kind)),
+                file=text(data["file"]),
+                sha256=text(data["sha256"]),
+                size_bytes=count(data["size_bytes"]),
                 spec=spec,
-                input=_one_of(data, "input", get_args(InputKind)),
-                precision=_one_of(data, "precision", get_args(Precision)),
-                heatmap_size=None if size is None else (_count(size[0]), _count(size[1])),
-                batch=None if batch is None else (_count(batch["min"]), _count(batch["opt"]), _count(batch["max"])),
-                tools={str(k): _text(v) for k, v in data["tools"].items()},
+                input=one_of(data, "input", get_args(InputKind)),
+                precision=one_of(data, "precision", get_args(Precision)),
+                heatmap_size=None if size is None else (count(size[0]), count(size[1])),
+                batch=None if batch is None else (count(batch["min"]), count(batch["opt"]), count(batch["max"])),
+                tools={str(k): text(v) for k, v in data["tools"].items()},
                 engine=None if engine is None else EngineInfo.from_json(engine),
-                platform={str(k): _text(v) for k, v in data["platform"].items()},
+                platform={str(k): text(v) for k, v in data["platform"].items()},
                 verification=dict(data["verification"]),
                 golden=None if data["golden"] is None else dict(data["golden"]),
                 detector=None if data.get("detector") is None else DetectorInfo.from_json(data["detector"]),
@@ -243,6 +199,35 @@ def write_sidecar(artefact: str | Path, sidecar: Sidecar) -> Path:
     return path
 
 
+def describe(artefact: str | Path, kind: Kind) -> Sidecar:
+    """Read an artefact's sidecar; whether the two belong together is for `read_sidecar` and `read_artefact` to say.
+
+    Raises:
+        InputError: There is no such artefact.
+        ModelFileError: The sidecar is missing, broken, or of another kind.
+    """
+    path, beside = Path(artefact), sidecar_path(artefact)
+    if not path.is_file():
+        raise InputError(f"no artefact {path}: write it with port-export")
+    try:
+        if beside.stat().st_size > MAX_SIDECAR_BYTES:
+            raise ModelFileError(f"{beside} is larger than {MAX_SIDECAR_BYTES >> 20} MiB: not a sidecar; {_AGAIN}")
+        data = json.loads(beside.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelFileError(f"expected the sidecar {beside.name} beside {path}, found none: {_AGAIN}") from error
+    except OSError as error:
+        raise ModelFileError(f"cannot read {beside}: {error.strerror or error}: {_AGAIN}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
+        raise ModelFileError(f"{beside} is not JSON ({error}): {_AGAIN}") from error
+    try:
+        sidecar = Sidecar.from_json(data)
+    except ModelFileError as error:
+        raise ModelFileError(f"{beside}: {error}") from error
+    if sidecar.kind != kind:
+        raise ModelFileError(f"{beside}: expected an artefact of kind {kind!r}, got {sidecar.kind!r}: {_AGAIN}")
+    return sidecar
+
+
 def read_sidecar(artefact: str | Path, kind: Kind) -> Sidecar:
     """Read an artefact's sidecar and check that the two belong together.
 
@@ -254,48 +239,28 @@ def read_sidecar(artefact: str | Path, kind: Kind) -> Sidecar:
         InputError: There is no such artefact.
         ModelFileError: The sidecar is missing, broken, of another kind, or of another file's bytes.
     """
-    path, beside = Path(artefact), sidecar_path(artefact)
-    if not path.is_file():
-        raise InputError(f"no artefact {path}: write it with port-export")
-    again = "copy both files, or export the model again with port-export"
-    try:
-        if beside.stat().st_size > MAX_SIDECAR_BYTES:
-            raise ModelFileError(f"{beside} is larger than {MAX_SIDECAR_BYTES >> 20} MiB: not a sidecar; {again}")
-        data = json.loads(beside.read_text("utf-8"))
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise ModelFileError(f"expected the sidecar {beside.name} beside {path}, found none: {again}") from error
-    except OSError as error:
-        raise ModelFileError(f"cannot read {beside}: {error.strerror or error}: {again}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
-        raise ModelFileError(f"{beside} is not JSON ({error}): {again}") from error
-    try:
-        sidecar = Sidecar.from_json(data)
-    except ModelFileError as error:
-        raise ModelFileError(f"{beside}: {error}") from error
-    if sidecar.kind != kind:
-        raise ModelFileError(f"{beside}: expected an artefact of kind {kind!r}, got {sidecar.kind!r}: {again}")
+    sidecar, path = describe(artefact, kind), Path(artefact)
+    size = path.stat().st_size
     if size != sidecar.size_bytes or sha256(path) != sidecar.sha256:
-        raise ModelFileError(
-            f"{path} ({size} bytes) is not the file that {beside.name} describes "
-            f"({sidecar.size_bytes} bytes, SHA-256 {sidecar.sha256[:12]}…): {again}"
-        )
+        raise _not_the_file(path, size, sidecar)
     return sidecar
 
 
-def _one_of(data: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> Any:
-    if data[key] not in choices:
-        raise ValueError(f"{key} {data[key]!r} is none of {', '.join(choices)}")
-    return data[key]
+def read_artefact(artefact: str | Path, kind: Kind) -> tuple[Sidecar, bytes]:
+    """`read_sidecar`, and the very bytes that were compared: what is executable is read once.
+
+    Raises:
+        InputError: There is no such artefact.
+        ModelFileError: As `read_sidecar`.
+    """
+    sidecar, data = describe(artefact, kind), Path(artefact).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sidecar.sha256:
+        raise _not_the_file(Path(artefact), len(data), sidecar)
+    return sidecar, data
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {value!r}")
-    return value
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 40:
-        raise ValueError(f"expected a whole number of at least 0, got {value!r}")
-    return value
+def _not_the_file(path: Path, size: int, sidecar: Sidecar) -> ModelFileError:
+    return ModelFileError(
+        f"{path} ({size} bytes) is not the file that {sidecar_path(path).name} describes "
+        f"({sidecar.size_bytes} bytes, SHA-256 {sidecar.sha256[:12]}…): {_AGAIN}"
+    )

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from port_deploy.engine_info import EngineInfo
 from port_deploy.export import engine_cache
-from port_deploy.export.engine_cache import EngineCache, cache_folder, key_digest
-from port_deploy.sidecar import EngineInfo
+from port_deploy.export.engine_cache import EngineCache, key_digest
+from port_deploy.files import cache_folder
 
 INFO = EngineInfo("tensorrt-rtx", "1.7", ("8.9",), onnx_sha256="ab", workspace_bytes=5)
 KEY = {"onnx_sha256": "ab", "batch": [1, 4, 16]}
@@ -115,7 +116,7 @@ BUILDER = """
 import json, sys, time
 from pathlib import Path
 from port_deploy.export.engine_cache import EngineCache
-from port_deploy.sidecar import EngineInfo
+from port_deploy.engine_info import EngineInfo
 log = Path(sys.argv[2])
 def build():
     with log.open("a") as file:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from conftest import random_model
 
+from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import InputError, ModelFileError
 from port_deploy.files import sha256
-from port_deploy.sidecar import EngineInfo, Sidecar, read_sidecar, sidecar_path, write_sidecar
+from port_deploy.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
 
 SPEC = random_model("soft", layers=1, threshold=0.25).spec
 

@@ -5,7 +5,7 @@ An entry is a folder named after the hash of its key; it appears by one rename, 
 system whatever becomes of the process, lets the second of two builders wait and take what the first one built. What
 is read is compared with the hash that was written beside it: an engine is executable code. ``PORT_CACHE`` names
 another folder; any of it may be deleted at any time.
-May use: errors, files, sidecar. Test: tests/test_engine_cache.py.
+May use: engine_info, files. Test: tests/test_engine_cache.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from port_deploy.sidecar import EngineInfo
+from port_deploy.engine_info import EngineInfo
+from port_deploy.files import cache_folder
 
 CACHE_FORMAT = 1
 """Part of every key: raised when what lies in an entry changes its meaning."""
@@ -29,13 +30,6 @@ CACHE_FORMAT = 1
 ENGINE, RECORD = "engine", "entry.json"
 
 Built = tuple[bytes, EngineInfo]
-
-
-def cache_folder() -> Path:
-    """``$PORT_CACHE``, or ``port_deploy`` in the user's cache folder."""
-    if chosen := os.environ.get("PORT_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "port_deploy"
 
 
 def key_digest(key: Mapping[str, Any]) -> str:

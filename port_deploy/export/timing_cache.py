@@ -2,7 +2,7 @@
 """TensorRT's timing cache in a file: what it measured of its kernels, so that the next build is quick and the same.
 
 One file per library version and GPU lies beside the engine cache unless a file is named. TensorRT-RTX times nothing.
-May use: engine_cache, engine_options, files, errors. Test: tests/test_engine_options.py.
+May use: engine_options, files, errors. Test: tests/test_engine_options.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 from port_deploy.errors import InputError
-from port_deploy.export.engine_cache import cache_folder
 from port_deploy.export.engine_options import BuildOptions
-from port_deploy.files import write_bytes
+from port_deploy.files import cache_folder, write_bytes
 
 
 class TimingCache:

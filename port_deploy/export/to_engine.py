@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from port_deploy.backends import cuda_memory
 from port_deploy.backends.tensorrt_ import LIBRARIES, import_library, make_logger, why
+from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import BackendUnavailableError, ExportError, missing_extra
 from port_deploy.export.engine_cache import Built, EngineCache
 from port_deploy.export.engine_options import BuildOptions, check_supported, configure
@@ -23,7 +24,7 @@ from port_deploy.export.engine_progress import Monitor, Progress, Silent, run_ca
 from port_deploy.export.timing_cache import TimingCache
 from port_deploy.files import check_writable
 from port_deploy.onnx_bytes import without_initializer
-from port_deploy.sidecar import DEFAULTS, EngineInfo, Sidecar
+from port_deploy.sidecar import DEFAULTS, Sidecar
 
 BUILDER_REVISION = 1
 """Part of every cache key: raised when this file builds another engine from the same arguments."""
