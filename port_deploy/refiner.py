@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Refiner`, the production class, and `decode`: the caller's arrays are checked here, a backend computes.
 
-May use: arrays, backends, weights, config, errors, NumPy. Test: tests/test_refiner.py, tests/test_bad_input.py.
+May use: arrays, backends, calibration, weights, config, errors, NumPy.
+Test: tests/test_refiner.py, tests/test_bad_input.py, tests/test_calibrate.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from port_deploy.arrays import (
 from port_deploy.backends import native
 from port_deploy.backends.base import Backend, HostBuffers
 from port_deploy.backends.select import Choice, check_threads, open_backend
+from port_deploy.calibration import calibrated
 from port_deploy.config import CodecName, ModelSpec, RefineMode
 from port_deploy.errors import InputError
 from port_deploy.weights import Model
@@ -82,6 +84,7 @@ class Refiner:
         refine: RefineMode | None = None,
         min_visible: int | None = None,
         max_masked: int | None = None,
+        detector: str | None = None,
         **options: Any,
     ) -> Refiner:
         """Load a model or an artefact.
@@ -97,6 +100,8 @@ class Refiner:
             refine: ``masked`` or ``all``: which joints of a refined pose change. None: the model's own.
             min_visible: With fewer visible joints a pose is returned unchanged; at least 2. None: the model's own.
             max_masked: With more masked joints a pose is returned unchanged. None: the model's own.
+            detector: A detector that port-calibrate has calibrated the model for: its δ, reach, fusion and scale of
+                confidence are used, where no other argument says otherwise. None: the model's own.
             options: For one backend alone: ``providers`` (onnxruntime: execution providers, as its session takes
                 them), ``hint`` (openvino), ``isa`` (native-cpu: ``generic``, ``avx2``, ``avx512``).
 
@@ -108,6 +113,8 @@ class Refiner:
         """
         changes = {"refine": refine, "min_visible": min_visible, "max_masked": max_masked}
         given = {k: v for k, v in changes.items() if v is not None}
+        if detector is not None:
+            name_or_path = calibrated(name_or_path, detector)
         loaded, choice = open_backend(name_or_path, backend, device, threads, precision, given, options)
         return cls(loaded, choice, threshold)
 
