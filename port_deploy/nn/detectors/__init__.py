@@ -2,14 +2,16 @@
 """Keypoint detectors whose checkpoints users have: the five of the paper's Table I, and RTMPose.
 
     detector = load_detector("hrnet_w32", "td-hm_hrnet-w32_8xb64-210e_coco-256x192.pth")
-    (heatmaps,) = detector(crops)                     # uint8 [B, 256, 192, 3], RGB
+    (heatmaps,) = detector(crops)                     # uint8 [B, 256, 192, 3], RGB; `crops.cut_crops` makes them
+    joints, confidence = DetectorDecode(detector.spec)(heatmaps)
     data = export_detector_onnx(detector, precision="fp16")
 
 Own short modules, whose keys and shapes are those of MMPose 1.x. May use: nn, skeleton, errors, torch.
-Test: tests/test_detectors.py, tests/test_detectors_checkpoint.py, tests/test_detectors_onnx.py.
+Test: tests/test_detectors.py, tests/test_detectors_{checkpoint,decode,onnx}.py.
 """
 
 from port_deploy.nn.detectors.checkpoint import Checkpoint, read_checkpoint
+from port_deploy.nn.detectors.decode import DetectorDecode, PeakDecode, SimccDecode
 from port_deploy.nn.detectors.detector import Detector
 from port_deploy.nn.detectors.family import DETECTORS, FAMILY
 from port_deploy.nn.detectors.load import load_detector
@@ -21,7 +23,10 @@ __all__ = [
     "FAMILY",
     "Checkpoint",
     "Detector",
+    "DetectorDecode",
     "DetectorSpec",
+    "PeakDecode",
+    "SimccDecode",
     "choose_skeleton",
     "export_detector_onnx",
     "load_detector",
