@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -196,3 +198,17 @@ def test_the_skeleton_follows_from_the_channels():
         choose_skeleton(17, "hand21")
     with pytest.raises(InputError, match="got 133: name a skeleton with 133 joints"):
         choose_skeleton(133, None)
+
+
+def test_the_readme_has_the_family():
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
+    section = text.split("\n## Detectors\n")[1].split("\n## ")[0]
+    for name, entry in FAMILY.items():
+        if entry.simcc:
+            assert f"`{name}`" in section or f"`_{name[-1]}`" in section
+            continue
+        (row,) = [line for line in section.splitlines() if line.startswith(f"| `{name}` |")]
+        height, width = usual(name)[0]
+        assert f"| {MILLIONS[name]} | {height} × {width} | " in row
+        assert all(f"`{source}`" in row for source in entry.sources)
+    assert "`rtmpose-s_8xb256-420e_coco-256x192`" in section
