@@ -141,3 +141,86 @@ def fake_tensorrt(version: str = "10.9.0", plan: bytes | None = b"plan", **timin
         HardwareCompatibilityLevel=SimpleNamespace(**{name: name for name in levels}),
         NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1 if major < 11 else 0),
     )
+
+
+def fake_runtime(cuda: Any, inputs: Any, outputs: Any, version: str = "10.9.0", rtx: bool = False, **says: Any) -> Any:
+    """The part of the module that runs engines; with ``rtx`` the names that TensorRT-RTX has on top.
+
+    Args:
+        cuda: A FakeCuda.
+        inputs: Names of the engine's inputs.
+        outputs: Names of its outputs.
+        version: Of the library.
+        rtx: As TensorRT-RTX.
+        says: ``refits`` (what the refitter answers), ``accepts`` (whether a stored runtime cache is taken).
+    """
+    from fake_cuda import FakeContext
+
+    library = fake_tensorrt(version)
+    log = library.log
+
+    class RuntimeCache:
+        content = b""
+
+        def deserialize(self, blob: bytes) -> bool:
+            taken = says.get("accepts", True)
+            self.content = blob if taken else b""
+            log.append(("runtime cache", blob, taken))
+            return bool(taken)
+
+        def serialize(self) -> bytes:
+            return self.content + b"+compiled"
+
+    class RuntimeConfig:
+        cuda_graph_strategy = "DISABLED"
+
+        def create_runtime_cache(self) -> RuntimeCache:
+            return RuntimeCache()
+
+        def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+            self.cache = cache
+            return True
+
+    class Engine:
+        def create_execution_context(self, config: Any = None) -> Any:
+            log.append(("context", config and (config.cuda_graph_strategy, config.cache.content)))
+            return FakeContext(cuda, inputs, outputs)
+
+        if rtx:
+
+            def create_runtime_config(self) -> RuntimeConfig:
+                return RuntimeConfig()
+
+    class Runtime:
+        def __init__(self, logger: Any) -> None:
+            pass
+
+        def deserialize_cuda_engine(self, data: bytes) -> Engine:
+            log.append(("deserialise", data, getattr(self, "engine_host_code_allowed", False)))
+            return Engine()
+
+    class Refitter:
+        def __init__(self, engine: Any, logger: Any) -> None:
+            pass
+
+        def refit_cuda_engine(self) -> bool:
+            log.append(("refit", True))
+            return bool(says.get("refits", True))
+
+        def get_missing_weights(self) -> list[str]:
+            return ["encoder.0"]
+
+    class OnnxParserRefitter:
+        num_errors = 0
+
+        def __init__(self, refitter: Any, logger: Any) -> None:
+            pass
+
+        def refit_from_bytes(self, model: bytes) -> bool:
+            log.append(("weights", len(model)))
+            return True
+
+    library.Runtime, library.Refitter, library.OnnxParserRefitter = Runtime, Refitter, OnnxParserRefitter
+    if rtx:
+        library.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="WHOLE_GRAPH_CAPTURE")
+    return library

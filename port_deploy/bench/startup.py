@@ -68,7 +68,8 @@ def measure_memory(model: Path, side: int, masked_share: float) -> dict[str, Any
 
     What the core itself allocates is counted by the C++ tests.
     """
-    from port_deploy.refiner import Refined, Refiner
+    from port_deploy.refined import Refined
+    from port_deploy.refiner import Refiner
 
     loaded = load_model(model)
     refiner = Refiner.load(loaded, backend="native-cpu", threads=1)
@@ -103,7 +104,8 @@ def measure_decode(
     model: Path, side: int, masked_share: float, cache_bytes: int, seconds: float
 ) -> list[dict[str, Any]]:
     """The decode of [1, N, side, side] beside the fastest way NumPy has to read the same array; one thread."""
-    from port_deploy.refiner import Refined, decode
+    from port_deploy.refined import Refined
+    from port_deploy.refiner import decode
 
     spec = load_model(model).spec
     maps = make_poses(spec, "heatmaps", 1, side, masked_share).first
