@@ -58,6 +58,12 @@ def device_name(device: int = 0) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
+def free_memory() -> tuple[int, int]:
+    """Free and total bytes of the current GPU."""
+    free, total = check(cuda_runtime().cudaMemGetInfo())
+    return int(free), int(total)
+
+
 def select_device(device: int) -> None:
     """Make a GPU the calling thread's current one."""
     check(cuda_runtime().cudaSetDevice(device))
