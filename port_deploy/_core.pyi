@@ -56,6 +56,17 @@ def decode(
     threads: int = 1,
     isa: str | None = None,
 ) -> None: ...
+def try_decode(
+    heatmaps: object,
+    codec: object,
+    temperature: object,
+    threshold: object,
+    out_joints: object,
+    out_confidence: object,
+    out_mask: object,
+    threads: object,
+    /,
+) -> bool: ...
 def measure_peak_flops(precision: str = "fp32", seconds: float = 0.1, *, isa: str | None = None) -> float: ...
 def build_info() -> dict[str, Any]: ...
 def cuda_info() -> dict[str, Any]: ...

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "decode_call.h"
 #include "host_array.h"
 #include "port/port.hpp"
 
@@ -182,6 +183,10 @@ PYBIND11_MODULE(_core, m) {
   m.def("decode", &decode_maps, py::arg("heatmaps"), py::arg("codec"), py::arg("temperature"), py::arg("threshold"),
         py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"), py::kw_only(), py::arg("threads") = 1,
         py::arg("isa") = py::none());
+  static PyMethodDef try_decode_method = {
+      "try_decode", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&try_decode)), METH_FASTCALL,
+      "The decode, if every argument is exactly what it takes; whether it was done."};
+  m.attr("try_decode") = py::reinterpret_steal<py::object>(PyCFunction_New(&try_decode_method, nullptr));
   m.def(
       "measure_peak_flops",
       [](const std::string& precision, double seconds, const std::optional<std::string>& isa) {

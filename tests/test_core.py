@@ -128,3 +128,73 @@ def test_the_stub_declares_what_the_module_has() -> None:
     (stub,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Refiner")
     methods = {n.name for n in stub.body if isinstance(n, ast.FunctionDef)} - {"__init__"}
     assert methods == {n for n in dir(CORE.Refiner) if not n.startswith("_")}
+
+
+def decode_arguments() -> list[Any]:
+    maps = np.random.default_rng(0).random((2, 5, 12, 20), np.float32)
+    return [
+        maps,
+        "softargmax",
+        40.0,
+        0.3,
+        np.full((2, 5, 2), -7, "f4"),
+        np.full((2, 5), -7, "f4"),
+        np.ones((2, 5), "?"),
+        1,
+    ]
+
+
+def test_try_decode_does_what_decode_does() -> None:
+    for codec in ("softargmax", "softargmax-sum", "argmax"):
+        given, wanted = decode_arguments(), decode_arguments()
+        given[1] = wanted[1] = codec
+        assert CORE.try_decode(*given) is True
+        CORE.decode(*wanted[:7], threads=1)
+        for got, want in zip(given[4:7], wanted[4:7], strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (0, [[1.0]]),
+        (0, np.zeros((2, 5, 12), "f4")),
+        (0, np.zeros((2, 5, 12, 20), "f8")),
+        (0, np.zeros((2, 6, 12, 20), "f4")),
+        (1, "nonsense"),
+        (1, None),
+        (2, True),
+        (2, 0.0),
+        (2, float("nan")),
+        (3, 1),
+        (3, -1.0),
+        (3, float("inf")),
+        (4, np.zeros((2, 5, 2), "f8")),
+        (4, np.zeros((2, 5, 4), "f4")[:, :, ::2]),
+        (5, [0.0]),
+        (6, np.zeros((2, 5), "u1")),
+        (7, -1),
+        (7, 10**30),
+        (7, 1.0),
+        (7, True),
+    ],
+)
+def test_try_decode_writes_nothing_where_something_does_not_fit(index: int, value: Any) -> None:
+    given = decode_arguments()
+    outputs = given[4:7]
+    given[index] = value
+    assert CORE.try_decode(*given) is False
+    assert (outputs[0] == -7).all()
+    assert (outputs[1] == -7).all()
+    assert outputs[2].all()
+
+
+def test_try_decode_refuses_overlaps_and_read_only_outputs() -> None:
+    given = decode_arguments()
+    given[5] = given[4].reshape(-1)[:10].reshape(2, 5)
+    assert CORE.try_decode(*given) is False
+    given = decode_arguments()
+    given[4].flags.writeable = False
+    assert CORE.try_decode(*given) is False
+    with pytest.raises(TypeError, match="8 arguments"):
+        CORE.try_decode(1)

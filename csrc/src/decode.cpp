@@ -26,16 +26,20 @@ struct DecodeCall {
 void decode_one(void* context, std::int64_t pose) {
   // Sized for the largest map, so that a thread allocates once; pages that small maps do not touch cost nothing.
   thread_local const AlignedBuffer scratch(sizeof(float) * kDecodeScratch);
+  constexpr int kPart = 64;  // joints at a time, where the caller wants no confidence
+  float spare[kPart];
   const auto& call = *static_cast<const DecodeCall*>(context);
-  const std::int64_t first = pose * call.view->joints;
-  float* joints = call.out->joints + 2 * first;
-  float* confidence = call.out->confidence ? call.out->confidence + first : nullptr;
-  std::uint8_t* mask = call.out->mask ? call.out->mask + first : nullptr;
-  for (int j = 0; j < call.view->joints; ++j) {
-    float peak;
-    decode_joint(call.kernel, call.shape, *call.view, pose, j, scratch.as<float>(), joints + 2 * j, &peak);
-    if (confidence) confidence[j] = peak;
-    if (mask) mask[j] = !(peak >= call.threshold) || is_missing(joints + 2 * j);
+  const int n = call.view->joints, part = call.out->confidence ? n : kPart;
+  for (int first = 0; first < n; first += part) {
+    const int count = std::min(part, n - first);
+    const std::int64_t row = pose * n + first;
+    float* joints = call.out->joints + 2 * row;
+    float* confidence = call.out->confidence ? call.out->confidence + row : spare;
+    decode_joints(call.kernel, call.shape, *call.view, pose, first, count, scratch.as<float>(), joints, confidence);
+    if (call.out->mask == nullptr) continue;
+    for (int j = 0; j < count; ++j) {
+      call.out->mask[row + j] = !(confidence[j] >= call.threshold) || is_missing(joints + 2 * j);
+    }
   }
 }
 
@@ -47,14 +51,10 @@ ThreadPool& shared_pool() {
 
 }  // namespace
 
-void decode_joint(DecodeFn kernel, const MapShape& shape, const HeatmapView& view, std::int64_t pose, int joint,
-                  float* scratch, float xy[2], float* confidence) {
-  const std::int64_t at = pose * view.stride_b + joint * view.stride_n;
-  MapPeak peak;
-  kernel(static_cast<const char*>(view.data) + at * (shape.half ? 2 : 4), shape, scratch, &peak);
-  xy[0] = peak.x;
-  xy[1] = peak.y;
-  *confidence = peak.confidence;
+void decode_joints(DecodeFn kernel, const MapShape& shape, const HeatmapView& view, std::int64_t pose, int first,
+                   int count, float* scratch, float* joints, float* confidence) {
+  const std::int64_t at = pose * view.stride_b + first * view.stride_n;
+  kernel(static_cast<const char*>(view.data) + at * (shape.half ? 2 : 4), shape, count, scratch, joints, confidence);
 }
 
 DecodeSettings::DecodeSettings(DecodeFn fn, Codec how, float t)
@@ -68,13 +68,14 @@ MapShape DecodeSettings::shape_of(const HeatmapView& view) const {
   const float t = std::min(temperature, 1e30f);
   const float area = static_cast<float>(view.height) * static_cast<float>(view.width);
   const float side = static_cast<float>(std::max(view.height, view.width));
-  return {view.dtype == DType::kFloat16,      view.height, view.width, view.stride_h, codec, t * 1.44269504f,
-          (11.1f + std::log(area * side)) / t};  // 11.1 > ln(2^16)
+  return {
+      view.dtype == DType::kFloat16,      view.height, view.width, view.stride_h, view.stride_n, codec, t * 1.44269504f,
+      (11.1f + std::log(area * side)) / t};  // 11.1 > ln(2^16)
 }
 
 void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
             int threads, std::optional<Isa> isa) {
-  check_host_view(heatmaps);
+  check_view(heatmaps);
   check_positive("temperature", temperature);
   check_threshold(threshold);
   const int count = resolve_threads(threads);

@@ -19,8 +19,9 @@ struct DecodeSettings {
   MapShape shape_of(const HeatmapView& view) const;
 };
 
-// Joint `joint` of pose `pose`; shape: of that view; scratch: kDecodeScratch floats, 64-byte aligned.
-void decode_joint(DecodeFn kernel, const MapShape& shape, const HeatmapView& view, std::int64_t pose, int joint,
-                  float* scratch, float xy[2], float* confidence);
+// Joints first .. first + count - 1 of pose `pose`: joints [count][2], confidence [count]; shape: of that view;
+// scratch: kDecodeScratch floats, 64-byte aligned.
+void decode_joints(DecodeFn kernel, const MapShape& shape, const HeatmapView& view, std::int64_t pose, int first,
+                   int count, float* scratch, float* joints, float* confidence);
 
 }  // namespace port

@@ -201,10 +201,7 @@ struct Refiner::Impl {
     const MapShape shape = decode.shape_of(*call.view);
     for (std::int64_t b = 0; b < count; ++b) {
       float* joints = w.joints + b * n * 2;
-      float* confidence = w.confidence + b * n;
-      for (int j = 0; j < n; ++j) {
-        decode_joint(decode.kernel, shape, *call.view, first + b, j, w.scratch, joints + 2 * j, confidence + j);
-      }
+      decode_joints(decode.kernel, shape, *call.view, first + b, 0, n, w.scratch, joints, w.confidence + b * n);
       if (call.affine) to_image(call.affine + (first + b) * 6, n, joints);
     }
   }
@@ -238,7 +235,7 @@ void Refiner::refine(const float* joints, const float* confidence, std::int64_t 
 
 void Refiner::run(const HeatmapView& heatmaps, const float* affine, float threshold, const Output& out) const {
   check_threshold(threshold);
-  check_host_view(heatmaps);
+  check_view(heatmaps);
   if (heatmaps.joints != impl_->settings.joints) {
     input_error("expected heatmaps [B, " + std::to_string(impl_->settings.joints) + ", H, W], got " +
                 std::to_string(heatmaps.joints) + " joints: this model is for skeleton '" + model().skeleton() + "'");

@@ -6,6 +6,7 @@ May use: base, weights, config, errors, `_core`. Test: tests/test_backends.py, t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -167,3 +168,11 @@ def decode(
         module.decode(heatmaps, codec, temperature, threshold, out.joints, out.confidence, out.mask, threads=threads)
     except module.Error as error:
         raise translate(error) from None
+
+
+try_decode: Callable[..., bool] = _core.try_decode if _core is not None else lambda *_: False
+"""`decode` of (heatmaps, codec, temperature, threshold, joints, confidence, mask, threads) that nobody has checked.
+
+Checks in Python cost as much as the decode of a pose, so `port_deploy.decode` tries this first: it answers whether all
+was exactly as it must be and ``out`` is filled. If not, nothing was written, and `decode`'s checks say why or convert.
+"""

@@ -99,8 +99,13 @@ def heading(result: Result) -> str:
 
 def decode_lines(result: Result) -> list[str]:
     """What the decode alone and the start cost, one sentence each."""
+
+    def weak(row: Mapping[str, Any]) -> str:
+        return f" ({row['weak_maps']} below δ)" if "weak_maps" in row else ""
+
     lines = [
-        f"Decode alone, {row['shape']} {row['codec']}, 1 thread, {row['cache']} caches: {number(row['p50_us'])} µs; "
+        f"Decode alone, {row['shape']} {row['codec']}{weak(row)}, 1 thread, {row['cache']} caches: "
+        f"{number(row['p50_us'])} µs; "
         f"reading the array ({row['read_with']}) takes {number(row['read_us'])} µs: {row['ratio']:.2f}×."
         for row in result.get("decode", [])
     ]

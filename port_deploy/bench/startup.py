@@ -13,10 +13,12 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from port_deploy.bench.inputs import make_poses
 from port_deploy.bench.plan import ROUNDS
@@ -68,8 +70,7 @@ def measure_memory(model: Path, side: int, masked_share: float) -> dict[str, Any
 
     What the core itself allocates is counted by the C++ tests.
     """
-    from port_deploy.refined import Refined
-    from port_deploy.refiner import Refiner
+    from port_deploy.refiner import Refined, Refiner
 
     loaded = load_model(model)
     refiner = Refiner.load(loaded, backend="native-cpu", threads=1)
@@ -103,24 +104,27 @@ def _core_bytes(refiner: Any) -> int:
 def measure_decode(
     model: Path, side: int, masked_share: float, cache_bytes: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """The decode of [1, N, side, side] beside the fastest way NumPy has to read the same array; one thread."""
-    from port_deploy.refined import Refined
-    from port_deploy.refiner import decode
+    """The decode of [1, N, side, side] beside the fastest way NumPy has to read the same array; one thread.
+
+    ``masked_share`` of the maps are weak ones, whose every pixel has a weight; and once more with a single weak map.
+    """
+    from port_deploy.refiner import Refined, decode
 
     spec = load_model(model).spec
-    maps = make_poses(spec, "heatmaps", 1, side, masked_share).first
-    flat = maps.reshape(-1)
     n = spec.joints
     out = Refined(np.empty((1, n, 2), np.float32), np.empty((1, n), np.float32), np.empty((1, n), np.bool_))
-    calls: dict[str, Callable[[], object]] = {
-        "decode": lambda: decode(maps, codec=spec.codec, temperature=spec.temperature, out=out),
-        "max": flat.max,
-        "sum": flat.sum,
-        "dot": lambda: np.dot(flat, flat),
-    }
     sweep = Sweeper(cache_bytes)
     rows = []
-    for cache in ("warm", "cold"):
+    for cache, share in (("warm", masked_share), ("warm", 0.0), ("cold", masked_share)):
+        poses = make_poses(spec, "heatmaps", 1, side, share)
+        maps = _aligned(poses.first)
+        flat = maps.reshape(-1)
+        calls: dict[str, Callable[[], object]] = {
+            "decode": partial(decode, maps, codec=spec.codec, temperature=spec.temperature, out=out),
+            "max": flat.max,
+            "sum": flat.sum,
+            "dot": partial(np.dot, flat, flat),
+        }
         times: dict[str, list[int]] = {name: [] for name in calls}
         for _ in range(ROUNDS):
             for name, call in calls.items():
@@ -131,12 +135,14 @@ def measure_decode(
         p50 = {name: percentiles(values) for name, values in times.items()}
         fastest = min(("max", "sum", "dot"), key=lambda name: p50[name]["p50_us"])
         read = p50[fastest]["p50_us"]
+        calls["decode"]()
         rows.append(
             {
                 "shape": list(maps.shape),
                 "codec": spec.codec,
                 "cache": cache,
                 "threads": 1,
+                "weak_maps": int((out.confidence < poses.threshold).sum()),
                 **p50["decode"],
                 "read_us": read,
                 "read_with": f"numpy {fastest}",
@@ -144,3 +150,12 @@ def measure_decode(
             }
         )
     return rows
+
+
+def _aligned(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy that starts on a cache line, as PyTorch's arrays do: NumPy's start anywhere, and runs would differ."""
+    memory = np.empty(array.size + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4
+    copy = memory[start : start + array.size].reshape(array.shape)
+    copy[:] = array
+    return copy
