@@ -15,13 +15,15 @@ from importlib.metadata import PackageNotFoundError, version
 from port_deploy.config import ModelSpec, PortConfig
 from port_deploy.errors import (
     BackendUnavailableError,
+    EngineMismatchError,
     ExportError,
     InputError,
     ModelFileError,
     PortError,
     VerificationError,
 )
-from port_deploy.refiner import Refined, Refiner, decode
+from port_deploy.refined import Refined
+from port_deploy.refiner import Refiner, decode
 from port_deploy.skeleton import Skeleton, bundled_skeletons
 from port_deploy.weights import bundled_models
 
@@ -32,6 +34,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = [
     "BackendUnavailableError",
+    "EngineMismatchError",
     "ExportError",
     "InputError",
     "ModelFileError",

@@ -130,6 +130,27 @@ def check_threshold(value: Any) -> float:
     return number
 
 
+def check_boxes(boxes: Any, name: str, batch: int | None = None) -> NDArray[np.float64]:
+    """Boxes as float64 [B, 4], x1, y1, x2, y2.
+
+    Raises:
+        InputError: The shape is not [B, 4], or a box has no size; the message names the rows.
+    """
+    array, _ = host_view(boxes, name)
+    count = "B" if batch is None else batch
+    fits = array.ndim == 2 and array.shape[1] == 4 and batch in (None, len(array))
+    if not fits or array.dtype.kind not in "fiu":
+        raise InputError(f"expected {name} [{count}, 4] as x1, y1, x2, y2, got {array.dtype} {list(array.shape)}")
+    corners = array.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        size = corners[:, 2:] - corners[:, :2]
+        bad = np.flatnonzero(~((size > 0) & np.isfinite(size)).all(1))
+    if len(bad):
+        rows = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
+        raise InputError(f"expected {name} with x2 > x1 and y2 > y1, not so in rows {rows}: leave those out")
+    return corners
+
+
 def affine_of_boxes(boxes: Any, batch: int, height: int, width: int, udp: bool) -> NDArray[np.float32]:
     """[B, 2, 3] that takes heatmap pixels to image pixels: ``x1 + x * (x2 - x1) / W``, with ``udp`` ``/ (W - 1)``.
 
@@ -143,18 +164,10 @@ def affine_of_boxes(boxes: Any, batch: int, height: int, width: int, udp: bool) 
     Raises:
         InputError: The shape is not [B, 4], or a box has no size; the message names the rows.
     """
-    array, _ = host_view(boxes, "boxes")
-    if array.shape != (batch, 4) or array.dtype.kind not in "fiu":
-        raise InputError(f"expected boxes [{batch}, 4] as x1, y1, x2, y2, got {array.dtype} {list(array.shape)}")
+    corners = check_boxes(boxes, "boxes", batch)
     if udp and (height < 2 or width < 2):
         raise InputError(f"expected heatmaps of at least 2 x 2 with udp=True, got {height} x {width}")
-    corners = array.astype(np.float64)
     size = corners[:, 2:] - corners[:, :2]
-    with np.errstate(invalid="ignore"):
-        bad = np.flatnonzero(~((size > 0) & np.isfinite(size)).all(1))
-    if len(bad):
-        rows = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
-        raise InputError(f"expected boxes with x2 > x1 and y2 > y1, not so in rows {rows}: leave those out")
     affine = np.zeros((batch, 2, 3), np.float32)
     steps = (width - 1, height - 1) if udp else (width, height)
     affine[:, (0, 1), (0, 1)] = size / steps

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plots of an evaluation: error by confidence (Fig. 4), change by number of masked joints (Fig. 5).
+"""The plots of an evaluation, error by confidence (Fig. 4) and change by masked joints (Fig. 5), and of a calibration.
 
 May use: evaluate, errors, files, NumPy, matplotlib (imported when a plot is drawn). Test: tests/test_evaluate.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from port_deploy.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from port_deploy.calibrate import Calibration
     from port_deploy.evaluate import Evaluation
 
 INK, MUTED, BEFORE, AFTER, WORSE = "#111827", "#6b7280", "#94a3b8", "#059669", "#dc2626"
@@ -65,6 +68,50 @@ def draw_curves(result: Evaluation, path: str | Path, title: str) -> None:
         BackendUnavailableError: matplotlib is not installed.
         InputError: The path cannot be written, or the suffix is no format.
     """
+    with _two_panels(path, title) as (left, right):
+        _confidence_panel(left, result)
+        _masked_panel(right, result)
+
+
+def draw_calibration(found: Calibration, scores: NDArray[Any], path: str | Path, title: str) -> None:
+    """Draw how the error changes with δ, and where the scores lie; written whole or not at all.
+
+    Args:
+        found: What `calibrate` or `from_scores` chose; without labels there is no curve.
+        scores: The detector's confidence; NaN is passed over.
+        path: The picture; its suffix chooses the format.
+        title: Model and detector.
+
+    Raises:
+        BackendUnavailableError: matplotlib is not installed.
+        InputError: The path cannot be written, or the suffix is no format.
+    """
+    with _two_panels(path, title) as (left, right):
+        delta = found.setting.threshold
+        if found.curve:
+            x, change, half = (np.array(v) for v in zip(*found.curve, strict=True))
+            left.fill_between(x, change - half, change + half, color=AFTER, alpha=0.18, linewidth=0)
+            left.plot(x, change, color=AFTER, linewidth=2, marker="o", markersize=4)
+            left.axhline(0, color=INK, linewidth=0.9)
+        else:
+            left.text(0.5, 0.5, "no labels: nothing measured", ha="center", color=MUTED, transform=left.transAxes)
+        left.set_xlabel("δ", color=INK)
+        left.set_ylabel("change of EPE, px (95 % interval)", color=INK)
+        left.set_title("Below zero: PORT helps", loc="left", size=11, color=INK)
+        known = np.asarray(scores, np.float64)
+        known = known[np.isfinite(known)]
+        right.hist(known, bins=40, color=BEFORE)
+        share = (known < delta).mean() if known.size else 0.0
+        right.set_xlabel("detector's confidence", color=INK)
+        right.set_ylabel("joints", color=INK)
+        right.set_title(f"{share:.1%} of the joints lie below δ = {delta:.3g}", loc="left", size=11, color=INK)
+        for axes in (left, right):
+            axes.axvline(delta, color=INK, linewidth=1.1, linestyle=(0, (4, 3)))
+
+
+@contextmanager
+def _two_panels(path: str | Path, title: str) -> Iterator[tuple[Axes, Axes]]:
+    """Two empty plots to draw in; saved when the block ends well."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -77,8 +124,7 @@ def draw_curves(result: Evaluation, path: str | Path, title: str) -> None:
         raise InputError(f"expected a picture to be named .png, .jpg, .svg or .pdf, got {str(path)!r}")
     left, right = figure.subplots(1, 2)
     figure.suptitle(title, x=0.01, ha="left", size=13, weight="bold", color=INK)
-    _confidence_panel(left, result)
-    _masked_panel(right, result)
+    yield left, right
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=MUTED, labelsize=9)

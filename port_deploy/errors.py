@@ -24,6 +24,10 @@ class BackendUnavailableError(PortError, RuntimeError):
     """The backend or device that was asked for is not there; the message holds the command that mends it."""
 
 
+class EngineMismatchError(BackendUnavailableError):
+    """An engine is not what its sidecar says, or was built with or for something else than what is here."""
+
+
 class ExportError(PortError, RuntimeError):
     """An artefact could not be written or built."""
 

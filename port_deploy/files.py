@@ -72,3 +72,10 @@ def sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """``$PORT_CACHE``, or ``port_deploy`` in the user's cache folder; it need not exist."""
+    if chosen := os.environ.get("PORT_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "port_deploy"

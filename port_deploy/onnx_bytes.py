@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one change that runtimes need in an ONNX file, made on its bytes, so that no ONNX library has to be there.
 
-An exported graph carries δ as an input *with a default* (an initializer of the same name), which ONNX Runtime lets the
-caller override. TensorRT and OpenVINO read such an input as a constant: for them the default is taken out, and the
-input becomes an ordinary one. May use: errors. Test: tests/test_onnx_bytes.py.
+An exported graph carries δ (and with a detector in it the affine, too) as an input *with a default* (an initializer of
+the same name), which ONNX Runtime lets the caller override. TensorRT and OpenVINO read such an input as a constant: for
+them the default is taken out, and the input becomes an ordinary one. May use: errors. Test: tests/test_onnx_bytes.py.
 """
 
 from __future__ import annotations
@@ -18,31 +18,35 @@ _TENSOR_NAME = 8
 _LENGTH_DELIMITED = 2
 
 
-def without_initializer(model: bytes, name: str) -> bytes:
-    """An ONNX model without the initializer ``name``; every other byte of the graph stays as it is.
+def without_initializer(model: bytes, *names: str) -> bytes:
+    """An ONNX model without the initializers ``names``; every other byte of the graph stays as it is.
 
     Args:
         model: A serialised ModelProto.
-        name: Name of a top-level initializer.
+        names: Names of top-level initializers.
 
     Raises:
-        ModelFileError: The bytes are not an ONNX model with a graph that holds that initializer.
+        ModelFileError: The bytes are not an ONNX model with a graph that holds all those initializers.
     """
     result = bytearray()
-    found = False
+    found: set[str] = set()
     for field, start, payload, end in _fields(model, 0, len(model)):
         if field != _MODEL_GRAPH:
             result += model[start:end]
             continue
         graph = bytearray()
         for inner, inner_start, inner_payload, inner_end in _fields(model, payload, end):
-            if inner == _GRAPH_INITIALIZER and _tensor_name(model, inner_payload, inner_end) == name:
-                found = True
+            name = _tensor_name(model, inner_payload, inner_end) if inner == _GRAPH_INITIALIZER else ""
+            if name and name in names:
+                found.add(name)
             else:
                 graph += model[inner_start:inner_end]
         result += _varint(_MODEL_GRAPH << 3 | _LENGTH_DELIMITED) + _varint(len(graph)) + graph
-    if not found:
-        raise ModelFileError(f"expected an ONNX model with an initializer {name!r}: export it again with port-export")
+    missing = next((name for name in names if name not in found), None)
+    if missing is not None:
+        raise ModelFileError(
+            f"expected an ONNX model with an initializer {missing!r}: export it again with port-export"
+        )
     return bytes(result)
 
 

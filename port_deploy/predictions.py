@@ -110,6 +110,36 @@ def load_predictions(
     )
 
 
+def load_scores(path: str | Path, skeleton: Skeleton, pred: str = "pred", conf: str = "conf") -> Float32Array:
+    """Only the confidence of a predictions file, which needs no labels then.
+
+    Args:
+        path: The ``.npz``.
+        skeleton: Joints that are wanted.
+        pred: Array of the predictions; where the file has it, joints that it does not place are left out.
+        conf: Array of the confidence.
+
+    Returns:
+        [B, N] float32 in the skeleton's order; NaN for a joint that was not detected.
+
+    Raises:
+        InputError: The file is no ``.npz``, lacks the array, or shapes do not agree; the message says which.
+    """
+    source = Path(path)
+    arrays = _read(source)
+    if conf not in arrays:
+        raise InputError(f"{source}: no array {conf!r}{_choices(arrays, 'conf', '--conf')}")
+    confidence = _array(arrays, conf, source)
+    if confidence.ndim != 2:
+        raise InputError(f"{source}: expected {conf} [B, N], got {list(confidence.shape)}")
+    scores = confidence.astype(np.float32)
+    if pred in arrays:
+        joints = _array(arrays, pred, source, (*confidence.shape, 2))
+        scores[~np.isfinite(joints).all(-1) | ((joints == 0).all(-1) & (scores == 0))] = np.nan
+    index = _order(arrays, skeleton, confidence.shape[1], source)
+    return np.where(index >= 0, scores[:, index], np.float32(np.nan)).astype(np.float32)
+
+
 def _read(source: Path) -> dict[str, NDArray[Any]]:
     try:
         opened = np.load(source, allow_pickle=False)

@@ -1,53 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Refiner`, the production class, and `decode`: the caller's arrays are checked here, a backend computes.
 
-May use: arrays, backends, weights, config, errors, NumPy. Test: tests/test_refiner.py, tests/test_bad_input.py.
+May use: arrays, refined, refiner_device, backends, calibration, export.mismatch, weights, config, errors, NumPy.
+Test: tests/test_refiner.py, tests/test_engine_load.py, tests/test_bad_input.py, tests/test_calibrate.py.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from port_deploy.arrays import (
-    BOOL,
-    FLOAT16,
-    FLOAT32,
-    Wrap,
-    affine_of_boxes,
-    check_affine,
-    check_output,
-    check_threshold,
-    host_view,
-    wrap_all,
-)
+from port_deploy import refiner_device
+from port_deploy.arrays import FLOAT32, affine_of_boxes, check_affine, check_threshold, host_view
 from port_deploy.backends import native
-from port_deploy.backends.base import Backend, HostBuffers
+from port_deploy.backends.base import Backend
 from port_deploy.backends.native import try_decode
 from port_deploy.backends.select import Choice, check_threads, open_backend
+from port_deploy.calibration import calibrated
 from port_deploy.config import CodecName, ModelSpec, RefineMode
+from port_deploy.device_arrays import is_on_device
 from port_deploy.errors import InputError
+from port_deploy.refined import Refined, check_heatmaps, outputs
 from port_deploy.weights import Model
+
+OnMismatch = Literal["raise", "rebuild", "native"]
 
 DECODE_TEMPERATURE = 40.0
 """Default factor on the map inside the softmax of `decode`; the bundled models' own."""
-
-
-class Refined(NamedTuple):
-    """What comes back, as the same kind of array as went in.
-
-    Attributes:
-        joints: [B, N, 2] float32, pixels (x, y).
-        confidence: [B, N] float32: 0..1 from heatmaps, the caller's own from joints.
-        mask: [B, N] bool: the joint was rebuilt. From `decode`: it is missing or below the threshold.
-    """
-
-    joints: Any
-    confidence: Any
-    mask: Any
 
 
 class Refiner:
@@ -68,6 +50,7 @@ class Refiner:
         self.threshold = check_threshold(backend.spec.threshold if threshold is None else threshold)
         self._backend = backend
         self._joints = backend.spec.joints
+        self._takes_device = bool(getattr(backend, "takes_device", False))
         self._takes_strides = bool(getattr(backend, "takes_strides", False))
 
     @classmethod
@@ -83,6 +66,8 @@ class Refiner:
         refine: RefineMode | None = None,
         min_visible: int | None = None,
         max_masked: int | None = None,
+        detector: str | None = None,
+        on_mismatch: OnMismatch = "raise",
         **options: Any,
     ) -> Refiner:
         """Load a model or an artefact.
@@ -98,8 +83,15 @@ class Refiner:
             refine: ``masked`` or ``all``: which joints of a refined pose change. None: the model's own.
             min_visible: With fewer visible joints a pose is returned unchanged; at least 2. None: the model's own.
             max_masked: With more masked joints a pose is returned unchanged. None: the model's own.
+            detector: A detector that port-calibrate has calibrated the model for: its δ, reach, fusion and scale of
+                confidence are used, where no other argument says otherwise. None: the model's own.
+            on_mismatch: What to do with an ``.engine`` that does not fit this machine, its library or its sidecar:
+                ``raise``; ``rebuild`` it from the ``.onnx`` beside it (kept in the user's cache folder); or run the
+                model file beside it, or the bundled model that it was made from, in the ``native`` backend, with a
+                warning.
             options: For one backend alone: ``providers`` (onnxruntime: execution providers, as its session takes
-                them), ``hint`` (openvino), ``isa`` (native-cpu: ``generic``, ``avx2``, ``avx512``).
+                them), ``hint`` (openvino), ``isa`` (native-cpu: ``generic``, ``avx2``, ``avx512``),
+                ``graphs``, ``warm_up``, ``runtime_cache``, ``refit`` (tensorrt, see backends/tensorrt_.py).
 
         Raises:
             InputError: No such model, or an option is unusable.
@@ -109,8 +101,14 @@ class Refiner:
         """
         changes = {"refine": refine, "min_visible": min_visible, "max_masked": max_masked}
         given = {k: v for k, v in changes.items() if v is not None}
-        loaded, choice = open_backend(name_or_path, backend, device, threads, precision, given, options)
-        return cls(loaded, choice, threshold)
+        if detector is not None:
+            name_or_path = calibrated(name_or_path, detector)
+        arguments = (backend, device, threads, precision, given, options)
+        if on_mismatch == "raise":
+            return cls(*open_backend(name_or_path, *arguments), threshold)
+        from port_deploy.export.mismatch import open_or_replace  # building is export's, and rarely needed
+
+        return cls(*open_or_replace(name_or_path, on_mismatch, *arguments), threshold)
 
     def __call__(
         self,
@@ -120,6 +118,7 @@ class Refiner:
         udp: bool = False,
         threshold: float | None = None,
         out: Any = None,
+        stream: Any = None,
     ) -> Refined:
         """Decode heatmaps, mask, refine: the whole line.
 
@@ -132,6 +131,8 @@ class Refiner:
             threshold: δ of this call. None: the refiner's.
             out: (joints, confidence, mask), float32 [B, N, 2], float32 [B, N] and bool [B, N], filled and returned:
                 nothing is allocated then. None: new arrays of the heatmaps' kind.
+            stream: For arrays on the GPU: the CUDA stream, or its handle, that the work is queued on. None: the
+                current one of the arrays' library. Nothing is waited for.
 
         Returns:
             Joints [B, N, 2] in image pixels, confidence [B, N] in 0..1, mask [B, N].
@@ -140,7 +141,9 @@ class Refiner:
             InputError: An argument does not fit; nothing has been written.
         """
         delta = self.threshold if threshold is None else check_threshold(threshold)
-        maps, wrap = _check_heatmaps(heatmaps, self._joints, self._takes_strides, self.model.skeleton.name)
+        if self._is_on_device(heatmaps, stream):
+            return Refined(*refiner_device.run(self._backend, heatmaps, boxes, affine, udp, delta, out, stream))
+        maps, wrap = check_heatmaps(heatmaps, self._joints, self._takes_strides, self.model.skeleton.name)
         batch, _, height, width = maps.shape
         matrix: NDArray[np.float32] | None = None
         if boxes is not None:
@@ -151,7 +154,7 @@ class Refiner:
             raise InputError("udp=True says how boxes are read, and none came: pass boxes=")
         elif affine is not None:
             matrix = check_affine(affine, batch)
-        buffers, result = _outputs(out, batch, self._joints, wrap)
+        buffers, result = outputs(out, batch, self._joints, wrap)
         if self._backend.takes_heatmaps:
             self._backend.run(maps, matrix, delta, buffers)
         else:
@@ -164,7 +167,9 @@ class Refiner:
             self._backend.refine(buffers.joints, buffers.confidence, delta, buffers)
         return result
 
-    def refine(self, joints: Any, confidence: Any, threshold: float | None = None, out: Any = None) -> Refined:
+    def refine(
+        self, joints: Any, confidence: Any, threshold: float | None = None, out: Any = None, stream: Any = None
+    ) -> Refined:
         """Refine the joints of any detector.
 
         Args:
@@ -172,7 +177,8 @@ class Refiner:
                 beyond a million pixels is missing: it is rebuilt.
             confidence: [B, N] float32; NaN counts as below every threshold.
             threshold: δ of this call. None: the refiner's.
-            out: As for heatmaps; its joints and confidence may be the inputs themselves.
+            out: As for heatmaps; in host memory its joints and confidence may be the inputs themselves.
+            stream: As for heatmaps.
 
         Returns:
             Joints [B, N, 2], the caller's confidence [B, N], mask [B, N]. Joints that were not rebuilt are copied bit
@@ -184,6 +190,8 @@ class Refiner:
         if not self._backend.takes_joints:
             raise InputError("this artefact takes heatmaps: call refiner(heatmaps), or port-export it --input joints")
         delta = self.threshold if threshold is None else check_threshold(threshold)
+        if self._is_on_device(joints, stream):
+            return Refined(*refiner_device.refine(self._backend, joints, confidence, delta, out, stream))
         points, wrap = host_view(joints, "joints")
         scores, _ = host_view(confidence, "confidence")
         count = self._joints
@@ -202,9 +210,18 @@ class Refiner:
             points = points.copy()
         if not (scores.flags.c_contiguous and scores.flags.aligned):
             scores = scores.copy()
-        buffers, result = _outputs(out, shape[0], count, wrap)
+        buffers, result = outputs(out, shape[0], count, wrap)
         self._backend.refine(points, scores, delta, buffers)
         return result
+
+    def _is_on_device(self, array: Any, stream: Any) -> bool:
+        if self._takes_device and type(array) is not np.ndarray and is_on_device(array):
+            return True
+        if stream is not None:
+            raise InputError(
+                f"stream= is for arrays on the GPU with a backend that takes them, not {self.backend.name}"
+            )
+        return False
 
     def _fits(self) -> str:
         return f"this model is for skeleton {self.model.skeleton.name!r}"
@@ -248,49 +265,7 @@ def decode(
     if isinstance(temperature, (bool, str)) or not 0 < temperature < float("inf"):
         raise InputError(f"expected a finite temperature above 0, got {temperature!r}")
     check_threads(threads)
-    maps, wrap = _check_heatmaps(heatmaps, None, True, "")
-    buffers, result = _outputs(out, maps.shape[0], maps.shape[1], wrap)
+    maps, wrap = check_heatmaps(heatmaps, None, True, "")
+    buffers, result = outputs(out, maps.shape[0], maps.shape[1], wrap)
     native.decode(maps, codec, float(temperature), delta, buffers, threads)
     return result
-
-
-def _check_heatmaps(
-    heatmaps: Any, joints: int | None, strides: bool, skeleton: str
-) -> tuple[NDArray[Any], Wrap | None]:
-    maps, wrap = host_view(heatmaps, "heatmaps")
-    shape = maps.shape
-    if len(shape) != 4 or shape[1] != (shape[1] if joints is None else joints) or 0 in shape[1:]:
-        count = "N" if joints is None else joints
-        hint = "add the batch axis with heatmaps[None]" if len(shape) == 3 else "no axis but B may be empty"
-        if len(shape) == 4 and joints is not None and shape[1] != joints:
-            hint = f"this model is for skeleton {skeleton!r}, joints come before height and width"
-        raise InputError(f"expected heatmaps [B, {count}, H, W], got {list(shape)}: {hint}")
-    if maps.dtype not in (FLOAT32, FLOAT16):
-        raise InputError(f"expected heatmaps float32 or float16, got {maps.dtype}: pass .astype(numpy.float32)")
-    flags = maps.flags
-    if not (flags.c_contiguous and flags.aligned):
-        size = maps.itemsize
-        in_place = strides and flags.aligned and maps.strides[3] == size and not any(s % size for s in maps.strides)
-        if not in_place:
-            maps = maps.copy()
-    return maps, wrap
-
-
-def _outputs(out: Any, batch: int, joints: int, wrap: Wrap | None) -> tuple[HostBuffers, Refined]:
-    if out is None:
-        fresh = (
-            np.empty((batch, joints, 2), FLOAT32),
-            np.empty((batch, joints), FLOAT32),
-            np.empty((batch, joints), BOOL),
-        )
-        return HostBuffers(*fresh), Refined(*wrap_all(wrap, *fresh))
-    try:
-        given = Refined(*out)
-    except TypeError as error:
-        raise InputError(f"expected out as (joints, confidence, mask), got {type(out).__name__}") from error
-    buffers = HostBuffers(
-        check_output(given.joints, "out.joints", (batch, joints, 2), FLOAT32),
-        check_output(given.confidence, "out.confidence", (batch, joints), FLOAT32),
-        check_output(given.mask, "out.mask", (batch, joints), BOOL),
-    )
-    return buffers, out if type(out) is Refined else given

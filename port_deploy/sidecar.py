@@ -4,11 +4,12 @@
 Artefacts keep their own format pure (a prefix inside an engine breaks its vendor's tools); everything that a backend
 must know before it opens one stands beside it, tied to it by size and SHA-256. The hash guards against mix-ups and
 damage, not against malice: load artefacts only from where you would run a program from.
-May use: config, errors, files. Test: tests/test_sidecar.py.
+May use: config, detector_info, engine_info, json_fields, errors, files. Test: tests/test_sidecar.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,44 +17,43 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from port_deploy.config import ModelSpec
+from port_deploy.detector_info import DetectorInfo
+from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import InputError, ModelFileError
 from port_deploy.files import sha256, write_text
+from port_deploy.json_fields import count, one_of, text
 
 SIDECAR_VERSION = 1
 """Version of the sidecar's own fields; a reader refuses a higher one."""
 
 MAX_SIDECAR_BYTES = 4 << 20
 
+_AGAIN = "copy both files, or export the model again with port-export"
+
 Kind = Literal["ts", "onnx", "engine", "pt2"]
-InputKind = Literal["heatmaps", "joints"]
+InputKind = Literal["heatmaps", "joints", "image"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 INPUTS: Mapping[InputKind, tuple[str, str, str]] = {
     "heatmaps": ("heatmaps", "affine", "threshold"),
     "joints": ("joints", "confidence", "threshold"),
+    "image": ("image", "affine", "threshold"),
 }
 """Names of an artefact's inputs, in order."""
+
+DEFAULTS: Mapping[InputKind, tuple[str, ...]] = {
+    "heatmaps": ("threshold",),
+    "joints": ("threshold",),
+    "image": ("affine", "threshold"),
+}
+"""Inputs of an ONNX artefact that may be left out: initializers of the same name hold their defaults."""
 
 OUTPUTS: Mapping[InputKind, tuple[str, str, str]] = {
     "heatmaps": ("joints", "confidence", "mask"),
     "joints": ("joints_out", "confidence_out", "mask"),
+    "image": ("joints", "confidence", "mask"),
 }
 """Names of its outputs, in order. In a graph an output cannot share the name of an input."""
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What an engine was built with; all of it must fit where it runs.
-
-    Attributes:
-        flavour: ``tensorrt`` or ``tensorrt-rtx``.
-        version: Of that library.
-        compute_capabilities: GPUs that it was built for (``["8.9"]``); empty where TensorRT-RTX chose its default set.
-    """
-
-    flavour: Literal["tensorrt", "tensorrt-rtx"]
-    version: str
-    compute_capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ class Sidecar:
         sha256: Hex digest of its bytes.
         size_bytes: Their number.
         spec: The model's full specification; ``spec.threshold`` is the default of the threshold input.
-        input: ``heatmaps`` (the whole line) or ``joints`` (PORT with mask, frame and blend).
-        precision: Of the encoder's matrix products; everything else is float32.
+        input: ``heatmaps`` (the whole line), ``joints`` (PORT with mask, frame and blend) or ``image`` (a detector and
+            the whole line).
+        precision: Of the encoder's matrix products, and with fp16 of the detector; everything else is float32.
         heatmap_size: (H, W) that it takes; None where it takes any.
         batch: Smallest, best and largest B of an engine's profile; None where it takes any.
         tools: Versions of what wrote it, and the opset.
@@ -75,6 +76,7 @@ class Sidecar:
         platform: For machine code (pt2), what it was compiled for: ``machine`` and ``cpu``.
         verification: What port-export measured.
         golden: Inputs (as a seed) and the oracle's answers, for machines that have no oracle.
+        detector: With input ``image``, what stands in front of PORT.
     """
 
     kind: Kind
@@ -91,10 +93,10 @@ class Sidecar:
     platform: Mapping[str, str] = field(default_factory=dict)
     verification: Mapping[str, Any] = field(default_factory=dict)
     golden: Mapping[str, Any] | None = None
+    detector: DetectorInfo | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
-        engine = self.engine
         return {
             "sidecar_version": SIDECAR_VERSION,
             "kind": self.kind,
@@ -108,16 +110,12 @@ class Sidecar:
             "outputs": self._tensors(OUTPUTS[self.input], True),
             "heatmap_size": list(self.heatmap_size) if self.heatmap_size else None,
             "batch": dict(zip(("min", "opt", "max"), self.batch, strict=True)) if self.batch else None,
-            "engine": engine
-            and {
-                "flavour": engine.flavour,
-                "version": engine.version,
-                "compute_capabilities": list(engine.compute_capabilities),
-            },
+            "engine": self.engine and self.engine.to_json(),
             "platform": dict(self.platform),
             "tools": dict(self.tools),
             "verification": dict(self.verification),
             "golden": dict(self.golden) if self.golden is not None else None,
+            "detector": self.detector.to_json() if self.detector is not None else None,
             "specification": self.spec.to_json(),
         }
 
@@ -126,6 +124,7 @@ class Sidecar:
         height, width = self.heatmap_size or ("H", "W")
         shapes: dict[str, list[int | str]] = {
             "heatmaps": ["B", n, height, width],
+            "image": ["B", *(self.detector.image_shape if self.detector else ())],
             "affine": ["B", 2, 3],
             "joints": ["B", n, 2],
             "confidence": ["B", n],
@@ -135,11 +134,14 @@ class Sidecar:
         return [
             {
                 "name": name,
-                "dtype": "bool" if outputs and name == "mask" else "float32",
+                "dtype": "bool" if outputs and name == "mask" else self._dtype(name),
                 "shape": shapes[name.removesuffix("_out")],
             }
             for name in names
         ]
+
+    def _dtype(self, name: str) -> str:
+        return self.detector.image_type if name == "image" and self.detector else "float32"
 
     @classmethod
     def from_json(cls, data: Any) -> Sidecar:
@@ -157,31 +159,30 @@ class Sidecar:
         try:
             size, batch, engine = data["heatmap_size"], data["batch"], data["engine"]
             result = cls(
-                kind=_one_of(data, "kind", get_args(Kind)),
-                file=_text(data["file"]),
-                sha256=_text(data["sha256"]),
-                size_bytes=_count(data["size_bytes"]),
+                kind=one_of(data, "kind", get_args(Kind)),
+                file=text(data["file"]),
+                sha256=text(data["sha256"]),
+                size_bytes=count(data["size_bytes"]),
                 spec=spec,
-                input=_one_of(data, "input", get_args(InputKind)),
-                precision=_one_of(data, "precision", get_args(Precision)),
-                heatmap_size=None if size is None else (_count(size[0]), _count(size[1])),
-                batch=None if batch is None else (_count(batch["min"]), _count(batch["opt"]), _count(batch["max"])),
-                tools={str(k): _text(v) for k, v in data["tools"].items()},
-                engine=None
-                if engine is None
-                else EngineInfo(
-                    _one_of(engine, "flavour", ("tensorrt", "tensorrt-rtx")),
-                    _text(engine["version"]),
-                    tuple(_text(v) for v in engine["compute_capabilities"]),
-                ),
-                platform={str(k): _text(v) for k, v in data["platform"].items()},
+                input=one_of(data, "input", get_args(InputKind)),
+                precision=one_of(data, "precision", get_args(Precision)),
+                heatmap_size=None if size is None else (count(size[0]), count(size[1])),
+                batch=None if batch is None else (count(batch["min"]), count(batch["opt"]), count(batch["max"])),
+                tools={str(k): text(v) for k, v in data["tools"].items()},
+                engine=None if engine is None else EngineInfo.from_json(engine),
+                platform={str(k): text(v) for k, v in data["platform"].items()},
                 verification=dict(data["verification"]),
                 golden=None if data["golden"] is None else dict(data["golden"]),
+                detector=None if data.get("detector") is None else DetectorInfo.from_json(data["detector"]),
             )
+        except ModelFileError:
+            raise
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"sidecar field is missing or unusable ({error}): export the model again") from error
         if result.kind == "engine" and (result.engine is None or result.batch is None):
             raise ModelFileError("the sidecar of an engine lacks engine or batch: export the model again")
+        if (result.input == "image") != (result.detector is not None):
+            raise ModelFileError("the sidecar of a graph with input image describes its detector: export it again")
         return result
 
 
@@ -198,6 +199,35 @@ def write_sidecar(artefact: str | Path, sidecar: Sidecar) -> Path:
     return path
 
 
+def describe(artefact: str | Path, kind: Kind) -> Sidecar:
+    """Read an artefact's sidecar; whether the two belong together is for `read_sidecar` and `read_artefact` to say.
+
+    Raises:
+        InputError: There is no such artefact.
+        ModelFileError: The sidecar is missing, broken, or of another kind.
+    """
+    path, beside = Path(artefact), sidecar_path(artefact)
+    if not path.is_file():
+        raise InputError(f"no artefact {path}: write it with port-export")
+    try:
+        if beside.stat().st_size > MAX_SIDECAR_BYTES:
+            raise ModelFileError(f"{beside} is larger than {MAX_SIDECAR_BYTES >> 20} MiB: not a sidecar; {_AGAIN}")
+        data = json.loads(beside.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelFileError(f"expected the sidecar {beside.name} beside {path}, found none: {_AGAIN}") from error
+    except OSError as error:
+        raise ModelFileError(f"cannot read {beside}: {error.strerror or error}: {_AGAIN}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
+        raise ModelFileError(f"{beside} is not JSON ({error}): {_AGAIN}") from error
+    try:
+        sidecar = Sidecar.from_json(data)
+    except ModelFileError as error:
+        raise ModelFileError(f"{beside}: {error}") from error
+    if sidecar.kind != kind:
+        raise ModelFileError(f"{beside}: expected an artefact of kind {kind!r}, got {sidecar.kind!r}: {_AGAIN}")
+    return sidecar
+
+
 def read_sidecar(artefact: str | Path, kind: Kind) -> Sidecar:
     """Read an artefact's sidecar and check that the two belong together.
 
@@ -209,48 +239,28 @@ def read_sidecar(artefact: str | Path, kind: Kind) -> Sidecar:
         InputError: There is no such artefact.
         ModelFileError: The sidecar is missing, broken, of another kind, or of another file's bytes.
     """
-    path, beside = Path(artefact), sidecar_path(artefact)
-    if not path.is_file():
-        raise InputError(f"no artefact {path}: write it with port-export")
-    again = "copy both files, or export the model again with port-export"
-    try:
-        if beside.stat().st_size > MAX_SIDECAR_BYTES:
-            raise ModelFileError(f"{beside} is larger than {MAX_SIDECAR_BYTES >> 20} MiB: not a sidecar; {again}")
-        data = json.loads(beside.read_text("utf-8"))
-        size = path.stat().st_size
-    except FileNotFoundError as error:
-        raise ModelFileError(f"expected the sidecar {beside.name} beside {path}, found none: {again}") from error
-    except OSError as error:
-        raise ModelFileError(f"cannot read {beside}: {error.strerror or error}: {again}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
-        raise ModelFileError(f"{beside} is not JSON ({error}): {again}") from error
-    try:
-        sidecar = Sidecar.from_json(data)
-    except ModelFileError as error:
-        raise ModelFileError(f"{beside}: {error}") from error
-    if sidecar.kind != kind:
-        raise ModelFileError(f"{beside}: expected an artefact of kind {kind!r}, got {sidecar.kind!r}: {again}")
+    sidecar, path = describe(artefact, kind), Path(artefact)
+    size = path.stat().st_size
     if size != sidecar.size_bytes or sha256(path) != sidecar.sha256:
-        raise ModelFileError(
-            f"{path} ({size} bytes) is not the file that {beside.name} describes "
-            f"({sidecar.size_bytes} bytes, SHA-256 {sidecar.sha256[:12]}…): {again}"
-        )
+        raise _not_the_file(path, size, sidecar)
     return sidecar
 
 
-def _one_of(data: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> Any:
-    if data[key] not in choices:
-        raise ValueError(f"{key} {data[key]!r} is none of {', '.join(choices)}")
-    return data[key]
+def read_artefact(artefact: str | Path, kind: Kind) -> tuple[Sidecar, bytes]:
+    """`read_sidecar`, and the very bytes that were compared: what is executable is read once.
+
+    Raises:
+        InputError: There is no such artefact.
+        ModelFileError: As `read_sidecar`.
+    """
+    sidecar, data = describe(artefact, kind), Path(artefact).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sidecar.sha256:
+        raise _not_the_file(Path(artefact), len(data), sidecar)
+    return sidecar, data
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {value!r}")
-    return value
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 40:
-        raise ValueError(f"expected a whole number of at least 0, got {value!r}")
-    return value
+def _not_the_file(path: Path, size: int, sidecar: Sidecar) -> ModelFileError:
+    return ModelFileError(
+        f"{path} ({size} bytes) is not the file that {sidecar_path(path).name} describes "
+        f"({sidecar.size_bytes} bytes, SHA-256 {sidecar.sha256[:12]}…): {_AGAIN}"
+    )

@@ -73,6 +73,12 @@ def shared_data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither use nor fill the engine cache of whoever runs them."""
+    os.environ["PORT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 def gpu_present() -> bool:
     """Whether an NVIDIA driver answers, asked without touching CUDA."""
     if shutil.which("nvidia-smi") is None:

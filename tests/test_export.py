@@ -17,6 +17,7 @@ from port_deploy.backends import onnxruntime_, openvino_, torch_, torchscript_
 from port_deploy.backends.base import HostBuffers
 from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError, VerificationError
 from port_deploy.export import ExportOptions, export_model
+from port_deploy.export.engine_options import BuildOptions
 from port_deploy.sidecar import INPUTS, OUTPUTS, read_sidecar, sidecar_path
 from port_deploy.weights import Model, save_model
 
@@ -200,7 +201,7 @@ def test_an_older_export_survives_a_failing_one(artefacts: Callable[[str], Writt
         ({"batch": (0, 4, 16)}, "expected a batch min,opt,max"),
         ({"max_px_error": -1.0}, "expected a max px error"),
         ({"max_px_error": float("nan")}, "expected a max px error"),
-        ({"targets": ("sm_89",)}, "--target is for engines"),
+        ({"build": BuildOptions(targets=("sm_89",))}, "--target .* are for engines"),
     ],
 )
 def test_options_that_make_no_sense(changes: dict[str, Any], message: str) -> None:

@@ -62,7 +62,7 @@ def test_above_the_bound_it_exits_1(source: str, tmp_path: Path, capsys: pytest.
         ([], "nothing to write"),
         (["--torchscript", "--batch", "8,4,2"], "expected a batch"),
         (["--torchscript", "--max-px-error", "-1"], "expected a max px error"),
-        (["--torchscript", "--target", "sm_89"], "--target is for engines"),
+        (["--torchscript", "--target", "sm_89"], "--target and other ways to build are for engines"),
     ],
 )
 def test_mistakes_exit_2(

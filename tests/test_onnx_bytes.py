@@ -54,3 +54,10 @@ def test_a_cut_file_is_refused(cut: int) -> None:
 def test_foreign_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ModelFileError):
         without_initializer(data, "threshold")
+
+
+def test_several_at_once() -> None:
+    after = onnx.load_from_string(without_initializer(small_model(), "threshold", "other"))
+    assert not after.graph.initializer
+    with pytest.raises(ModelFileError, match="'delta': export it again"):
+        without_initializer(small_model(), "threshold", "delta")

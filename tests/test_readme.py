@@ -46,10 +46,17 @@ def help_of(command: str) -> str:
 
 
 @pytest.mark.parametrize("index", range(len(blocks("python"))))
-def test_python_blocks_run(index: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_blocks_run(
+    index: int, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     block = blocks("python")[index]
+    monkeypatch.chdir(tmp_path)
     if "import torch" in block:
-        pytest.importorskip("torch", reason='PyTorch is not installed: pip install "port-deploy[export]"')
+        torch = pytest.importorskip("torch", reason='PyTorch is not installed: pip install "port-deploy[export]"')
+    if "mobilenetv2.pth" in block:
+        from mmpose_reference import blank
+
+        torch.save({"state_dict": blank("mobilenetv2").state_dict()}, "mobilenetv2.pth")
     namespace: dict[str, object] = {}
     exec(compile(block, f"README python block {index + 1}", "exec"), namespace)
     if "print" in block:

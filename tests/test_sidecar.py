@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from conftest import random_model
 
+from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import InputError, ModelFileError
 from port_deploy.files import sha256
-from port_deploy.sidecar import EngineInfo, Sidecar, read_sidecar, sidecar_path, write_sidecar
+from port_deploy.sidecar import Sidecar, read_sidecar, sidecar_path, write_sidecar
 
 SPEC = random_model("soft", layers=1, threshold=0.25).spec
 
@@ -137,3 +138,17 @@ def test_a_huge_sidecar_is_not_read(tmp_path: Path) -> None:
     sidecar_path(path).write_bytes(b" " * (5 << 20))
     with pytest.raises(ModelFileError, match="larger than 4 MiB"):
         read_sidecar(path, "engine")
+
+
+def test_a_graph_with_a_detector_describes_it(tmp_path: Path) -> None:
+    from test_detector_info import INFO
+
+    with pytest.raises(ModelFileError, match="input image describes its detector"):
+        read_sidecar(make_artefact(tmp_path, input="image"), "engine")
+    path = make_artefact(tmp_path, input="image", detector=INFO, heatmap_size=None)
+    sidecar = read_sidecar(path, "engine")
+    assert sidecar.detector is not None
+    assert sidecar.detector.to_json() == INFO.to_json()
+    data = json.loads(sidecar_path(path).read_text())
+    assert data["inputs"][0] == {"name": "image", "dtype": "float32", "shape": ["B", 3, 96, 64]}
+    assert [i["name"] for i in data["inputs"]] == ["image", "affine", "threshold"]

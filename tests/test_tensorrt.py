@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import gpu_present, random_model
 
 from port_deploy.backends import cuda_memory, tensorrt_
-from port_deploy.backends.base import FloatArray, HostBuffers
-from port_deploy.errors import BackendUnavailableError, ExportError, InputError, ModelFileError
-from port_deploy.sidecar import EngineInfo, Sidecar, read_sidecar, sidecar_path
+from port_deploy.engine_info import EngineInfo
+from port_deploy.errors import BackendUnavailableError, EngineMismatchError, ExportError, InputError, ModelFileError
+from port_deploy.export.engine_options import BuildOptions
+from port_deploy.sidecar import Sidecar, read_sidecar, sidecar_path
 from port_deploy.weights import save_model
 
 MODEL = random_model("soft", layers=1, head_dim=16)
@@ -58,7 +56,13 @@ def test_an_engine_is_built_without_torch(folder: Path) -> None:
     sidecar = read_sidecar(folder / "m.engine", "engine")
     import tensorrt_rtx
 
-    assert sidecar.engine == EngineInfo("tensorrt-rtx", tensorrt_rtx.__version__, ("8.9", "12.0"))
+    assert sidecar.engine == EngineInfo(
+        "tensorrt-rtx",
+        tensorrt_rtx.__version__,
+        ("8.9", "12.0"),
+        onnx_sha256=read_sidecar(folder / "m.onnx", "onnx").sha256,
+        workspace_bytes=1 << 30,
+    )
     assert sidecar.batch == (1, 4, 16)
     assert (sidecar.input, sidecar.precision) == ("joints", "fp16")
     assert sidecar.spec == MODEL.spec
@@ -91,14 +95,15 @@ def test_the_library_itself_refuses_cleanly(folder: Path) -> None:
     import tensorrt_rtx
 
     with pytest.raises(BackendUnavailableError, match=r"tensorrt_rtx .* refuses .*: .*CUDA") as caught:
-        tensorrt_.deserialise(folder / "m.engine", tensorrt_rtx)
+        tensorrt_.deserialise(folder / "m.engine", (folder / "m.engine").read_bytes(), tensorrt_rtx)
     assert "\n" not in str(caught.value)
 
 
 def test_heatmaps_engine_with_a_fixed_size(folder: Path) -> None:
     from port_deploy.export import ExportOptions, export_model
 
-    options = ExportOptions(("engine",), heatmap_size=(48, 40), batch=(2, 4, 8), tensorrt="tensorrt-rtx")
+    build = BuildOptions("tensorrt-rtx")
+    options = ExportOptions(("engine",), heatmap_size=(48, 40), batch=(2, 4, 8), build=build)
     (done,) = export_model(folder / "m.safetensors", folder / "heatmaps", options)
     assert sorted(p.name for p in (folder / "heatmaps").iterdir()) == ["m.engine", "m.engine.json"]
     assert done.sidecar.heatmap_size == (48, 40)
@@ -119,7 +124,7 @@ def test_targets_and_flavours_that_do_not_exist(folder: Path, targets: Any, flav
 
     source = read_sidecar(folder / "m.onnx", "onnx")
     with pytest.raises(InputError, match=message):
-        build_engine((folder / "m.onnx").read_bytes(), source, (64, 64), (1, 1, 1), flavour, targets)
+        build_engine((folder / "m.onnx").read_bytes(), source, (64, 64), (1, 1, 1), BuildOptions(flavour, targets))
 
 
 def test_a_graph_that_the_parser_refuses(folder: Path) -> None:
@@ -132,7 +137,7 @@ def test_a_graph_that_the_parser_refuses(folder: Path) -> None:
     proto.opset_import.append(onnx.helper.make_opsetid("no.such.domain", 1))
     source = read_sidecar(folder / "m.onnx", "onnx")
     with pytest.raises(ExportError, match=rf"does not take the ONNX graph: node '{node.name}' \(Hardest\)") as caught:
-        build_engine(proto.SerializeToString(), source, (64, 64), (1, 1, 1), "tensorrt-rtx")
+        build_engine(proto.SerializeToString(), source, (64, 64), (1, 1, 1), BuildOptions("tensorrt-rtx"))
     assert "\n" not in str(caught.value)
 
 
@@ -157,7 +162,7 @@ def test_full_tensorrt_without_a_gpu_says_what_to_do(folder: Path, monkeypatch: 
     monkeypatch.setattr(to_engine, "import_library", lambda name: NoGpuTensorRt())
     source = read_sidecar(folder / "m.onnx", "onnx")
     with pytest.raises(ExportError, match=r"without a working NVIDIA GPU \(.*error: 35\)\): run port-export .* sm_89"):
-        to_engine.build_engine((folder / "m.onnx").read_bytes(), source, (64, 64), (1, 1, 1), "tensorrt")
+        to_engine.build_engine((folder / "m.onnx").read_bytes(), source, (64, 64), (1, 1, 1), BuildOptions("tensorrt"))
 
 
 def engine_sidecar(**changes: Any) -> Sidecar:
@@ -184,6 +189,19 @@ def test_an_engine_names_what_it_was_built_with_and_what_runs() -> None:
         tensorrt_.check_fits("m.engine", sidecar, "10.9.0", "9.0")
 
 
+def test_engines_that_were_built_to_carry_over() -> None:
+    later = engine_sidecar(engine=EngineInfo("tensorrt", "10.9.0", ("8.9",), version_compat=True))
+    tensorrt_.check_fits("m.engine", later, "10.13.2", "8.9")
+    tensorrt_.check_fits("m.engine", later, "11.0.0", "8.9")
+    with pytest.raises(EngineMismatchError, match=r"built with tensorrt 10\.9\.0, this machine has 10\.8\.0"):
+        tensorrt_.check_fits("m.engine", later, "10.8.0", "8.9")
+    ampere = engine_sidecar(engine=EngineInfo("tensorrt", "10.9.0", ("8.9",), hardware_compat="ampere+"))
+    for capability in ("8.0", "8.6", "9.0", "12.0"):
+        tensorrt_.check_fits("m.engine", ampere, "10.9.0", capability)
+    with pytest.raises(EngineMismatchError, match=r"compute capability 8\.0 or later, this one has 7\.5"):
+        tensorrt_.check_fits("m.engine", ampere, "10.9.0", "7.5")
+
+
 @pytest.mark.parametrize(
     ("capability", "fits"),
     [("7.5", False), ("8.0", True), ("8.9", True), ("9.0", False), ("12.1", True), ("13.0", True)],
@@ -208,7 +226,7 @@ def test_the_sidecar_is_checked_before_the_library_sees_the_file(folder: Path, t
     with pytest.raises(BackendUnavailableError, match=r"built with tensorrt-rtx 0\.1, this machine has"):
         tensorrt_.load(path)
     path.write_bytes(b"another")
-    with pytest.raises(ModelFileError, match="is not the file"):
+    with pytest.raises(EngineMismatchError, match="is not the file"):
         tensorrt_.load(path)
     with pytest.raises(InputError, match="engines run on a GPU, got device 'cpu'"):
         tensorrt_.load(folder / "m.engine", device="cpu")
@@ -220,33 +238,6 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         tensorrt_.import_library("tensorrt")
 
 
-class Doubling(tensorrt_.TensorRtBackend):
-    """Notes the batches that reach the engine, and answers twice the joints."""
-
-    def __init__(self) -> None:
-        super().__init__(engine_sidecar(), SimpleNamespace(), (), "a stand-in", 0)
-        self.batches: list[int] = []
-
-    def _execute(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
-        assert first.flags.c_contiguous
-        self.batches.append(len(first))
-        out.joints[...], out.confidence[...], out.mask[...] = 2 * first, second, second < threshold
-
-
-@pytest.mark.parametrize(
-    ("count", "batches"), [(0, []), (1, [4]), (4, [4]), (16, [16]), (17, [16, 4]), (40, [16, 16, 8])]
-)
-def test_batches_are_cut_and_filled_to_the_profile(count: int, batches: list[int]) -> None:
-    backend = Doubling()
-    rng = np.random.default_rng(0)
-    joints, confidence = rng.random((count, 21, 2), np.float32), rng.random((count, 21), np.float32)
-    out = HostBuffers(np.zeros_like(joints), np.zeros_like(confidence), np.zeros((count, 21), np.bool_))
-    backend.refine(joints, confidence, 0.3, out)
-    assert backend.batches == batches
-    np.testing.assert_array_equal(out.joints, 2 * joints)
-    np.testing.assert_array_equal(out.mask, confidence < np.float32(0.3))
-
-
 @without_gpu
 def test_cuda_calls_without_a_gpu_say_why() -> None:
     pytest.importorskip("cuda.bindings")
@@ -255,10 +246,3 @@ def test_cuda_calls_without_a_gpu_say_why() -> None:
         cuda_memory.Arena()
     with pytest.raises(BackendUnavailableError, match="CUDA says"):
         cuda_memory.compute_capability()
-
-
-def test_an_engine_for_another_input_is_described(folder: Path) -> None:
-    backend = Doubling()
-    backend.sidecar = replace(backend.sidecar, file="m.engine")
-    with pytest.raises(InputError, match=r"m\.engine takes joints, not heatmaps"):
-        backend.run(np.zeros((1, 21, 8, 8), np.float32), None, 0.3, HostBuffers(*(np.zeros(0),) * 3))  # type: ignore[arg-type]

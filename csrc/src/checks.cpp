@@ -46,6 +46,13 @@ void check_view(const HeatmapView& view) {
   if (view.data == nullptr && view.batch > 0) input_error("expected heatmaps, got a null pointer");
 }
 
+void check_host_view(const HeatmapView& view) {
+  check_view(view);
+  if (view.dtype == DType::kBfloat16) {
+    input_error("expected heatmaps of float32 or float16, got bfloat16: only GPUs read it");
+  }
+}
+
 int resolve_threads(int threads) {
   if (threads < 0 || threads > kMaxThreads) {
     input_error("expected threads from 0 (one per processor) to " + std::to_string(kMaxThreads) + ", got " +

@@ -75,7 +75,7 @@ MapShape DecodeSettings::shape_of(const HeatmapView& view) const {
 
 void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
             int threads, std::optional<Isa> isa) {
-  check_view(heatmaps);
+  check_host_view(heatmaps);
   check_positive("temperature", temperature);
   check_threshold(threshold);
   const int count = resolve_threads(threads);

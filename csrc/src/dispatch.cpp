@@ -6,6 +6,7 @@
 #include <string>
 
 #include "network.h"
+#include "port/cuda.hpp"
 
 #ifndef PORT_VERSION
 #define PORT_VERSION "unknown"
@@ -58,7 +59,13 @@ const char* to_string(Codec codec) {
 const char* to_string(Frame frame) { return frame == Frame::kPaper ? "paper" : "visible"; }
 const char* to_string(Refine refine) { return refine == Refine::kAll ? "all" : "masked"; }
 const char* to_string(Isa isa) { return isa_name(isa); }
-const char* to_string(Precision precision) { return precision == Precision::kBfloat16 ? "bf16" : "fp32"; }
+const char* to_string(Precision precision) {
+  return precision == Precision::kBfloat16 ? "bf16" : precision == Precision::kFloat16 ? "fp16" : "fp32";
+}
+
+const char* to_string(CudaVariant variant) {
+  return variant == CudaVariant::kBlock ? "block" : variant == CudaVariant::kCluster ? "cluster" : "throughput";
+}
 
 Codec codec_from_string(const std::string& name) {
   return from_string<Codec>("codec", name, {Codec::kSoftargmax, Codec::kSoftargmaxSum, Codec::kArgmax});
@@ -67,7 +74,11 @@ Isa isa_from_string(const std::string& name) {
   return from_string<Isa>("instruction set", name, {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512});
 }
 Precision precision_from_string(const std::string& name) {
-  return from_string<Precision>("precision", name, {Precision::kFloat32, Precision::kBfloat16});
+  return from_string<Precision>("precision", name, {Precision::kFloat32, Precision::kBfloat16, Precision::kFloat16});
+}
+CudaVariant cuda_variant_from_string(const std::string& name) {
+  return from_string<CudaVariant>("CUDA variant", name,
+                                  {CudaVariant::kBlock, CudaVariant::kCluster, CudaVariant::kThroughput});
 }
 Refine refine_from_string(const std::string& name) {
   return from_string<Refine>("refine", name, {Refine::kMasked, Refine::kAll});

@@ -83,6 +83,9 @@ const char* isa_name(Isa isa) {
 
 std::unique_ptr<Network> make_network(const ModelSpec& spec, const Tensors& tensors, Isa isa, Precision precision) {
   const bool bf16 = precision == Precision::kBfloat16;
+  if (precision == Precision::kFloat16) {
+    throw Error(ErrorCode::kUnavailable, "fp16 needs a GPU, and this runs on the processor: use fp32 or bf16");
+  }
   if (!isa_available(isa)) {
     throw Error(ErrorCode::kUnavailable, std::string("expected an instruction set of this processor and build, got ") +
                                              isa_name(isa) + ": unset PORT_FORCE_ISA or name another");

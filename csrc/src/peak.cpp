@@ -108,6 +108,9 @@ double measure_peak_flops(Precision precision, double seconds, std::optional<Isa
     throw Error(ErrorCode::kInput, "expected seconds above 0 and up to 60, got " + std::to_string(seconds));
   }
   const Isa chosen = select_isa(isa);
+  if (precision == Precision::kFloat16) {
+    throw Error(ErrorCode::kUnavailable, "fp16 needs a GPU, and this measures the processor: use fp32 or bf16");
+  }
   if (precision == Precision::kBfloat16 && !(chosen == Isa::kAvx512 && bf16_available())) {
     throw Error(ErrorCode::kUnavailable, "bf16 is not to be had on this processor and build: use fp32");
   }

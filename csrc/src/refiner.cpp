@@ -235,7 +235,7 @@ void Refiner::refine(const float* joints, const float* confidence, std::int64_t 
 
 void Refiner::run(const HeatmapView& heatmaps, const float* affine, float threshold, const Output& out) const {
   check_threshold(threshold);
-  check_view(heatmaps);
+  check_host_view(heatmaps);
   if (heatmaps.joints != impl_->settings.joints) {
     input_error("expected heatmaps [B, " + std::to_string(impl_->settings.joints) + ", H, W], got " +
                 std::to_string(heatmaps.joints) + " joints: this model is for skeleton '" + model().skeleton() + "'");

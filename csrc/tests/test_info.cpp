@@ -24,7 +24,7 @@ TEST(names_and_inverses) {
   }
   CHECK_ERROR(ErrorCode::kInput, "softargmax, softargmax-sum, argmax", port::codec_from_string("dark"));
   CHECK_ERROR(ErrorCode::kInput, "generic, avx2, avx512", port::isa_from_string("sse"));
-  CHECK_ERROR(ErrorCode::kInput, "fp32, bf16", port::precision_from_string("fp16"));
+  CHECK_ERROR(ErrorCode::kInput, "fp32, bf16, fp16", port::precision_from_string("int8"));
   CHECK_ERROR(ErrorCode::kInput, "masked, all", port::refine_from_string(""));
 }
 

@@ -7,6 +7,7 @@ May use: base, sidecar, errors, NumPy. Test: tests/test_export.py runs every kin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from numpy.typing import NDArray
 
 from port_deploy.backends.base import Availability, FloatArray, HostBuffers
 from port_deploy.errors import InputError, missing_extra
-from port_deploy.sidecar import INPUTS, Sidecar
+from port_deploy.sidecar import INPUTS, InputKind, Sidecar
+
+_REMEDIES: Mapping[InputKind, str] = {
+    "heatmaps": "takes heatmaps: call refiner(heatmaps), or export --input joints",
+    "joints": "takes joints: decode first, or export --input heatmaps",
+    "image": "takes images: load it with PoseEngine.load",
+}
 
 
 class ArtefactBackend(ABC):
@@ -35,6 +42,7 @@ class ArtefactBackend(ABC):
         self.spec = sidecar.spec
         self.takes_joints = sidecar.input == "joints"
         self.takes_heatmaps = sidecar.input == "heatmaps"
+        self.takes_images = sidecar.input == "image"
         self.input_names = INPUTS[sidecar.input]
 
     def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
@@ -44,9 +52,7 @@ class ArtefactBackend(ABC):
             InputError: The artefact takes heatmaps.
         """
         if not self.takes_joints:
-            raise InputError(
-                f"{self.sidecar.file} takes heatmaps, not joints: call refiner(heatmaps), or export --input joints"
-            )
+            raise InputError(f"{self.sidecar.file} {_REMEDIES[self.sidecar.input]}")
         if len(joints):
             self._infer(joints, confidence, np.array([threshold], np.float32), out)
 
@@ -57,9 +63,7 @@ class ArtefactBackend(ABC):
             InputError: The artefact takes joints, or heatmaps of another size.
         """
         if not self.takes_heatmaps:
-            raise InputError(
-                f"{self.sidecar.file} takes joints, not heatmaps: decode first, or export --input heatmaps"
-            )
+            raise InputError(f"{self.sidecar.file} {_REMEDIES[self.sidecar.input]}")
         size = self.sidecar.heatmap_size
         if size is not None and tuple(heatmaps.shape[2:]) != size:
             raise InputError(
@@ -73,8 +77,22 @@ class ArtefactBackend(ABC):
         maps = np.ascontiguousarray(heatmaps, dtype=np.float32)
         self._infer(maps, np.ascontiguousarray(affine), np.array([threshold], np.float32), out)
 
+    def run_images(self, images: NDArray[Any], affine: FloatArray | None, threshold: float, out: HostBuffers) -> None:
+        """Crops in the graph's own layout and dtype, and [B, 2, 3] (crop to image pixels) or None, into ``out``.
+
+        Raises:
+            InputError: The artefact takes no images.
+        """
+        if not self.takes_images:
+            raise InputError(f"{self.sidecar.file} {_REMEDIES[self.sidecar.input]}")
+        if len(images) == 0:
+            return
+        if affine is None:
+            affine = np.tile(np.eye(2, 3, dtype=np.float32), (len(images), 1, 1))
+        self._infer(images, np.ascontiguousarray(affine), np.array([threshold], np.float32), out)
+
     @abstractmethod
-    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+    def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         """Run at least one pose: the two inputs in the artefact's order and the threshold [1], into ``out``."""
 
 

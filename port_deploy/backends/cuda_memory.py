@@ -7,6 +7,8 @@ May use: errors, cuda.bindings. Test: tests/test_tensorrt.py (what works without
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -24,7 +26,7 @@ def device_state() -> str | None:
     if not has_bindings():
         return "the Python package cuda-bindings is not installed"
     try:
-        runtime = _runtime()
+        runtime = cuda_runtime()
         error, count = runtime.cudaGetDeviceCount()
     except (ImportError, RuntimeError, OSError) as problem:  # no driver library to load
         return f"no NVIDIA GPU or driver: {problem}"
@@ -39,16 +41,47 @@ def compute_capability(device: int = 0) -> str:
     Raises:
         BackendUnavailableError: There is no such GPU.
     """
-    runtime = _runtime()
+    runtime = cuda_runtime()
     attribute = runtime.cudaDeviceAttr
     major = check(runtime.cudaDeviceGetAttribute(attribute.cudaDevAttrComputeCapabilityMajor, device))
     minor = check(runtime.cudaDeviceGetAttribute(attribute.cudaDevAttrComputeCapabilityMinor, device))
     return f"{major}.{minor}"
 
 
+def device_name(device: int = 0) -> str:
+    """The model of a GPU.
+
+    Raises:
+        BackendUnavailableError: There is no such GPU.
+    """
+    name = check(cuda_runtime().cudaGetDeviceProperties(device)).name
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def free_memory() -> tuple[int, int]:
+    """Free and total bytes of the current GPU."""
+    free, total = check(cuda_runtime().cudaMemGetInfo())
+    return int(free), int(total)
+
+
 def select_device(device: int) -> None:
     """Make a GPU the calling thread's current one."""
-    check(_runtime().cudaSetDevice(device))
+    check(cuda_runtime().cudaSetDevice(device))
+
+
+@contextmanager
+def on_device(device: int) -> Iterator[None]:
+    """A GPU as the calling thread's current one for as long as the block lasts."""
+    runtime = cuda_runtime()
+    before = int(check(runtime.cudaGetDevice()))
+    if before == device:
+        yield
+        return
+    check(runtime.cudaSetDevice(device))
+    try:
+        yield
+    finally:
+        check(runtime.cudaSetDevice(before))
 
 
 def check(result: tuple[Any, ...]) -> Any:
@@ -63,57 +96,90 @@ def check(result: tuple[Any, ...]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
+ALIGNMENT = 256
+"""Bytes: what TensorRT wants of every address, and what cudaMalloc gives."""
+
+
 class Arena:
     """A stream and one growing block of device memory per name. Belongs to one thread; freed with the object."""
 
     def __init__(self) -> None:
-        runtime = _runtime()
-        self.stream = int(check(runtime.cudaStreamCreate()))
+        runtime = cuda_runtime()
+        self.stream = int(check(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)))
         self._blocks: dict[str, tuple[int, int]] = {}
-        self._finalizer = weakref.finalize(self, _release, self.stream, self._blocks)
+        self._finalizer = weakref.finalize(self, _release, runtime, self.stream, self._blocks)
 
     def block(self, name: str, size_bytes: int) -> int:
         """Address of at least that many bytes; what the block held before is lost when it grows."""
         address, capacity = self._blocks.get(name, (0, 0))
         if capacity < size_bytes:
-            runtime = _runtime()
+            runtime = cuda_runtime()
             if address:
-                check(runtime.cudaStreamSynchronize(self.stream))
+                check(runtime.cudaDeviceSynchronize())  # whatever stream it was used on
                 check(runtime.cudaFree(address))
                 del self._blocks[name]
-            address = int(check(runtime.cudaMalloc(size_bytes)))
-            self._blocks[name] = (address, size_bytes)
+            capacity = 1 << max(size_bytes - 1, ALIGNMENT - 1).bit_length()
+            address = int(check(runtime.cudaMalloc(capacity)))
+            self._blocks[name] = (address, capacity)
+            check(runtime.cudaMemsetAsync(address, 0, capacity, self.stream))
+            self.synchronise()
         return address
 
-    def upload(self, address: int, array: Any) -> None:
+    def upload(self, address: int, array: Any, stream: int | None = None) -> None:
         """Copy a contiguous host array to the device, in stream order."""
-        runtime = _runtime()
-        kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        check(runtime.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream))
+        self._copy(address, array.ctypes.data, array.nbytes, "cudaMemcpyHostToDevice", stream)
 
     def download(self, array: Any, address: int) -> None:
         """Copy from the device into a contiguous host array, in stream order."""
-        runtime = _runtime()
-        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        check(runtime.cudaMemcpyAsync(array.ctypes.data, address, array.nbytes, kind, self.stream))
+        self._copy(array.ctypes.data, address, array.nbytes, "cudaMemcpyDeviceToHost", None)
+
+    def move(self, target: int, source: int, size_bytes: int, stream: int) -> None:
+        """Copy on the device, in stream order."""
+        self._copy(target, source, size_bytes, "cudaMemcpyDeviceToDevice", stream)
+
+    def _copy(self, target: int, source: int, size_bytes: int, kind: str, stream: int | None) -> None:
+        runtime = cuda_runtime()
+        queue = self.stream if stream is None else stream
+        check(runtime.cudaMemcpyAsync(target, source, size_bytes, getattr(runtime.cudaMemcpyKind, kind), queue))
 
     def synchronise(self) -> None:
-        """Wait until all that was asked of the stream is done."""
-        check(_runtime().cudaStreamSynchronize(self.stream))
+        """Wait until all that was asked of the arena's own stream is done."""
+        check(cuda_runtime().cudaStreamSynchronize(self.stream))
 
 
-def _release(stream: int, blocks: dict[str, tuple[int, int]]) -> None:
-    runtime = _runtime()  # errors are of no use here: the process may be ending
+class Order:
+    """Lets work that shares memory move from stream to stream without overlapping itself. Belongs to one thread."""
+
+    def __init__(self) -> None:
+        runtime = cuda_runtime()
+        self._event = check(runtime.cudaEventCreateWithFlags(runtime.cudaEventDisableTiming))
+        self._last: int | None = None
+        self._finalizer = weakref.finalize(self, runtime.cudaEventDestroy, self._event)
+
+    def before(self, stream: int) -> None:
+        """Work that follows on ``stream`` waits for what `after` marked on another."""
+        if self._last is not None and self._last != stream:
+            check(cuda_runtime().cudaStreamWaitEvent(stream, self._event, 0))
+
+    def after(self, stream: int) -> None:
+        """Marks the work that was queued on ``stream`` so far."""
+        check(cuda_runtime().cudaEventRecord(self._event, stream))
+        self._last = stream
+
+
+def _release(runtime: Any, stream: int, blocks: dict[str, tuple[int, int]]) -> None:
+    # errors are of no use here: the process may be ending
     runtime.cudaStreamSynchronize(stream)
     for address, _ in blocks.values():
         runtime.cudaFree(address)
     runtime.cudaStreamDestroy(stream)
 
 
-def _runtime() -> Any:
+def cuda_runtime() -> Any:
+    """The module ``cuda.bindings.runtime``; every call of it answers (error, value…)."""
     return import_module("cuda.bindings.runtime")
 
 
 def _message(error: Any) -> str:
-    text = _runtime().cudaGetErrorString(error)[1]
+    text = cuda_runtime().cudaGetErrorString(error)[1]
     return text.decode() if isinstance(text, bytes) else str(text)

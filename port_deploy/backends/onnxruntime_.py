@@ -24,7 +24,7 @@ from port_deploy.backends.artefact import (
 from port_deploy.backends.base import Availability, FloatArray, HostBuffers
 from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError
 from port_deploy.onnx_bytes import without_initializer
-from port_deploy.sidecar import INPUTS, OUTPUTS, Sidecar, read_sidecar
+from port_deploy.sidecar import DEFAULTS, OUTPUTS, Sidecar, read_sidecar
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
@@ -59,7 +59,7 @@ class OnnxRuntimeBackend(ArtefactBackend):
         self.session = session
         self.output_names = OUTPUTS[sidecar.input]
 
-    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+    def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         binding = self.session.io_binding()
         given = [np.ascontiguousarray(a) for a in (first, second, threshold)]  # alive until the run is over
         for name, array in zip(self.input_names, given, strict=True):
@@ -146,7 +146,7 @@ def load(
     if "CPUExecutionProvider" not in names:
         wanted.append("CPUExecutionProvider")
     # An input with a default cannot be bound; without it, it is an input like the others.
-    data = without_initializer(artefact_path(path).read_bytes(), INPUTS[sidecar.input][2])
+    data = without_initializer(artefact_path(path).read_bytes(), *DEFAULTS[sidecar.input])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

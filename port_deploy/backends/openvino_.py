@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from port_deploy.backends.artefact import (
     ArtefactBackend,
     artefact_path,
@@ -22,7 +24,7 @@ from port_deploy.backends.artefact import (
 from port_deploy.backends.base import Availability, FloatArray, HostBuffers
 from port_deploy.errors import InputError, ModelFileError
 from port_deploy.onnx_bytes import without_initializer
-from port_deploy.sidecar import INPUTS, Sidecar, read_sidecar
+from port_deploy.sidecar import DEFAULTS, Sidecar, read_sidecar
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -40,7 +42,7 @@ class OpenVinoBackend(ArtefactBackend):
         self._compiled = compiled
         self._local = threading.local()
 
-    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+    def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
@@ -81,7 +83,7 @@ def load(path: str | Path, *, threads: int = 0, device: str = "cpu", hint: str =
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
-    data = without_initializer(artefact_path(path).read_bytes(), INPUTS[sidecar.input][2])
+    data = without_initializer(artefact_path(path).read_bytes(), *DEFAULTS[sidecar.input])
     try:
         compiled = core.compile_model(core.read_model(data), "CPU", settings)
     except RuntimeError as error:

@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `tensorrt` and `tensorrt-rtx` backends: run ``NAME.engine`` with the library that built it.
+"""The `tensorrt` and `tensorrt-rtx` backends: load ``NAME.engine`` with the library that built it.
 
 One code path: both libraries have the same Python interface, and the sidecar says which one an engine belongs to. An
-engine fits one version of one library on some GPUs; that is checked against the sidecar *before* the library sees the
-file. Host arrays in and out; each thread has an execution context, a stream and buffers of its own; a batch larger than
-the engine's profile runs in pieces, a smaller one is filled up.
-May use: artefact, cuda_memory, sidecar, errors, tensorrt or tensorrt_rtx. Test: tests/test_tensorrt.py.
+engine fits one version of one library on some GPUs; that, and its hash, is checked against the sidecar *before* the
+library sees a byte: an engine is executable code. How it runs is in engine_backend.py.
+May use: engine_backend, cuda_memory, onnx_bytes, sidecar, errors, tensorrt or tensorrt_rtx.
+Test: tests/test_tensorrt.py, tests/test_engine_run.py.
 """
 
 from __future__ import annotations
 
-import threading
+import re
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from port_deploy.backends import cuda_memory
-from port_deploy.backends.artefact import ArtefactBackend, artefact_path
-from port_deploy.backends.base import Availability, FloatArray, HostBuffers
-from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError, missing_extra
-from port_deploy.sidecar import OUTPUTS, Sidecar, read_sidecar
+from port_deploy.backends.base import Availability
+from port_deploy.backends.engine_backend import TensorRtBackend
+from port_deploy.backends.engine_contexts import Contexts, put_weights, weights_for
+from port_deploy.errors import (
+    BackendUnavailableError,
+    EngineMismatchError,
+    InputError,
+    ModelFileError,
+    missing_extra,
+)
+from port_deploy.files import cache_folder
+from port_deploy.sidecar import Sidecar, describe, read_artefact
 
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Import name of each flavour."""
@@ -91,23 +97,27 @@ def check_fits(path: str | Path, sidecar: Sidecar, version: str, capability: str
         capability: Compute capability of the GPU; None to leave it unchecked.
 
     Raises:
-        BackendUnavailableError: It was built with or for something else; the message names both.
+        EngineMismatchError: It was built with or for something else; the message names both.
     """
     info = sidecar.engine
     if info is None:
         raise ModelFileError(f"the sidecar of {path} does not say what built the engine: export it again")
     remedy = f"build it here from its ONNX: port-export {Path(path).stem}.onnx --trt"
-    if info.version != version:
-        raise BackendUnavailableError(
+    if not (info.version == version or (info.version_compat and _number(version) >= _number(info.version))):
+        raise EngineMismatchError(
             f"{path} was built with {info.flavour} {info.version}, this machine has {version}, and engines do not "
             f"carry over between versions: {remedy}"
         )
     if capability is None:
         return
-    built = info.compute_capabilities or RTX_DEFAULT
-    newer = not info.compute_capabilities and _number(capability) >= _number(built[-1])
+    if info.hardware_compat == "ampere+":
+        built: tuple[str, ...] = ("8.0 or later",)
+        newer = _number(capability) >= (8, 0)
+    else:
+        built = info.compute_capabilities or RTX_DEFAULT
+        newer = not info.compute_capabilities and _number(capability) >= _number(built[-1])
     if capability not in built and not newer:
-        raise BackendUnavailableError(
+        raise EngineMismatchError(
             f"{path} was built for GPUs of compute capability {', '.join(built)}, this one has {capability}: {remedy}"
         )
 
@@ -128,106 +138,116 @@ def check_runs_here(path: str | Path, sidecar: Sidecar, version: str, device: in
     check_fits(path, sidecar, version, cuda_memory.compute_capability(device))
 
 
-def _number(capability: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in capability.split("."))
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-class _Worker:
-    """What one thread runs an engine with."""
+def device_number(device: str) -> int:
+    """1 of ``cuda:1``, 0 of ``cuda``.
 
-    def __init__(self, engine: Any, device: int, flavour: str) -> None:
-        cuda_memory.select_device(device)
-        self.context = engine.create_execution_context()
-        if self.context is None:
-            raise BackendUnavailableError(f"{flavour} could not make an execution context: see free memory, nvidia-smi")
-        self.arena = cuda_memory.Arena()
-
-
-class TensorRtBackend(ArtefactBackend):
-    """An engine on a GPU."""
-
-    def __init__(self, sidecar: Sidecar, engine: Any, keep: tuple[Any, ...], detail: str, device: int) -> None:
-        assert sidecar.engine is not None  # read_sidecar saw to both
-        assert sidecar.batch is not None
-        super().__init__(sidecar.engine.flavour, detail, sidecar)
-        self._engine = engine
-        self._keep = keep  # logger and runtime must outlive the engine
-        self._device = device
-        self._smallest, _, self._largest = sidecar.batch
-        self._local = threading.local()
-
-    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
-        for start in range(0, len(first), self._largest):
-            stop = min(start + self._largest, len(first))
-            part = HostBuffers(out.joints[start:stop], out.confidence[start:stop], out.mask[start:stop])
-            self._piece(first[start:stop], second[start:stop], threshold, part)
-
-    def _piece(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
-        count = len(first)
-        if count >= self._smallest:
-            self._execute(first, second, threshold, out)
-            return
-        index = np.minimum(np.arange(self._smallest), count - 1)  # the last pose again and again
-        full = HostBuffers(out.joints[index], out.confidence[index], out.mask[index])
-        self._execute(first[index], second[index], threshold, full)
-        out.joints[...], out.confidence[...] = full.joints[:count], full.confidence[:count]
-        out.mask[...] = full.mask[:count]
-
-    def _execute(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
-        worker = getattr(self._local, "worker", None)
-        if worker is None:
-            worker = self._local.worker = _Worker(self._engine, self._device, self.name)
-        context, arena = worker.context, worker.arena
-        given = [np.ascontiguousarray(a) for a in (first, second, threshold)]  # alive until the stream is done
-        for name, array in zip(self.input_names, given, strict=True):
-            address = arena.block("in." + name, array.nbytes)
-            arena.upload(address, array)
-            if not (context.set_input_shape(name, array.shape) and context.set_tensor_address(name, address)):
-                raise ModelFileError(f"{self.sidecar.file} refuses {name} of {list(array.shape)}: export it again")
-        targets: tuple[NDArray[Any], ...] = (out.joints, out.confidence, out.mask)
-        results = tuple(zip(OUTPUTS[self.sidecar.input], targets, strict=True))
-        for name, target in results:
-            if not context.set_tensor_address(name, arena.block("out." + name, target.nbytes)):
-                raise ModelFileError(f"{self.sidecar.file} has no output {name}: export it again")
-        if not context.execute_async_v3(arena.stream):
-            raise BackendUnavailableError(f"{self.name} could not run {self.sidecar.file}: {why(self._keep[0])}")
-        for name, target in results:
-            arena.download(target, arena.block("out." + name, target.nbytes))
-        arena.synchronise()
+    Raises:
+        InputError: It is no GPU.
+    """
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not (index.isdigit() or not index):
+        raise InputError(f"engines run on a GPU, got device {device!r}: use device='cuda', or native-cpu for the CPU")
+    return int(index or 0)
 
 
-def load(path: str | Path, *, threads: int = 0, device: str = "cuda") -> TensorRtBackend:
+def load(
+    path: str | Path,
+    *,
+    threads: int = 0,
+    device: str = "cuda",
+    graphs: bool = True,
+    warm_up: bool = True,
+    runtime_cache: str | Path | None = None,
+    refit: str | Path | None = None,
+) -> TensorRtBackend:
     """Load an engine with the library that its sidecar names.
 
     Args:
         path: ``NAME.engine``; its sidecar lies beside it.
         threads: Ignored: the GPU computes.
         device: ``cuda``, or ``cuda:1`` and so on.
+        graphs: Record CUDA graphs of calls that come again with the same batch and memory.
+        warm_up: Run it twice on zeros now, so that the first call is not the slow one.
+        runtime_cache: File of what TensorRT-RTX compiled for this GPU, read and written; None: in the user's cache
+            folder. TensorRT compiles when it builds, and has none.
+        refit: ``.onnx`` whose weights go into a refittable engine; None: its own.
 
     Raises:
-        BackendUnavailableError: The library, its version, the GPU or its compute capability is not what the engine
-            was built with; or the library refuses the engine.
-        InputError: Another device than a GPU.
-        ModelFileError: The sidecar does not fit.
+        EngineMismatchError: The library's version, the GPU or the file's hash is not what the sidecar says.
+        BackendUnavailableError: The library or a GPU is not there, or the library refuses the engine.
+        InputError: Another device than a GPU, or an engine that cannot be refitted.
+        ModelFileError: There is no sidecar that can be read, or no ONNX with the weights.
     """
-    sidecar = read_sidecar(path, "engine")
-    if sidecar.engine is None:
-        raise ModelFileError(f"the sidecar of {path} does not say what built the engine: export it again")
-    flavour = sidecar.engine.flavour
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or not (index.isdigit() or not index):
-        raise InputError(f"engines run on a GPU, got device {device!r}: use device='cuda', or native-cpu for the CPU")
-    ordinal = int(index or 0)
+    return open_engine(
+        path, *_read(path), device=device, graphs=graphs, warm_up=warm_up, runtime_cache=runtime_cache, refit=refit
+    )
+
+
+def _read(path: str | Path) -> tuple[Sidecar, bytes]:
+    describe(path, "engine")  # what is wrong with the sidecar itself is no mismatch
+    try:
+        return read_artefact(path, "engine")
+    except ModelFileError as error:
+        raise EngineMismatchError(str(error)) from error
+
+
+def open_engine(
+    path: str | Path,
+    sidecar: Sidecar,
+    data: bytes,
+    *,
+    device: str = "cuda",
+    graphs: bool = True,
+    warm_up: bool = True,
+    runtime_cache: str | Path | None = None,
+    refit: str | Path | None = None,
+) -> TensorRtBackend:
+    """`load` of bytes that are at hand and belong to the sidecar; their ONNX lies beside ``path``."""
+    assert sidecar.engine is not None  # Sidecar.from_json saw to it
+    flavour, ordinal = sidecar.engine.flavour, device_number(device)
     library = import_library(flavour)
     check_runs_here(path, sidecar, library.__version__, ordinal)
-    cuda_memory.select_device(ordinal)
-    engine, runtime, logger = deserialise(path, library)
-    detail = f"{flavour} {library.__version__}, compute capability {cuda_memory.compute_capability(ordinal)}"
-    return TensorRtBackend(sidecar, engine, (logger, runtime), f"{detail}, {sidecar.precision}", ordinal)
+    weights, spec = weights_for(path, sidecar, refit)
+    with cuda_memory.on_device(ordinal):
+        engine, runtime, logger = deserialise(path, data, library, sidecar.engine.version_compat)
+        if weights is not None:
+            put_weights(path, library, engine, logger, weights)
+        contexts = Contexts(engine, (runtime, logger), library, graphs, _kept(flavour, sidecar, runtime_cache))
+        detail = f"{flavour} {library.__version__}, compute capability {cuda_memory.compute_capability(ordinal)}"
+        backend = TensorRtBackend(
+            replace(sidecar, spec=spec),
+            contexts.make,
+            f"{detail}, {sidecar.precision}",
+            ordinal,
+            why=lambda: why(logger),
+            record=graphs and not contexts.records,
+        )
+        if warm_up:
+            backend.warm_up()
+            contexts.save()
+    return backend
 
 
-def deserialise(path: str | Path, library: Any) -> tuple[Any, Any, Any]:
-    """Engine, runtime and logger from an engine file.
+def _kept(flavour: str, sidecar: Sidecar, asked: str | Path | None) -> Path | None:
+    if flavour != "tensorrt-rtx":
+        if asked is not None:
+            raise InputError("TensorRT compiles when it builds and has no runtime cache: leave runtime_cache out")
+        return None
+    return Path(asked) if asked is not None else cache_folder() / "runtime" / f"{sidecar.sha256[:40]}.cache"
+
+
+def deserialise(path: str | Path, data: bytes, library: Any, host_code: bool = False) -> tuple[Any, Any, Any]:
+    """Engine, runtime and logger from an engine's bytes.
+
+    Args:
+        path: Where they come from, for messages.
+        data: The bytes, already compared with their hash.
+        library: ``tensorrt`` or ``tensorrt_rtx``.
+        host_code: The engine brings the runtime of the version that built it (``--version-compat``).
 
     Raises:
         BackendUnavailableError: The library refuses it; the message holds its reason.
@@ -236,7 +256,9 @@ def deserialise(path: str | Path, library: Any) -> tuple[Any, Any, Any]:
     refused = f"{library.__name__} {library.__version__} refuses {path}"
     try:
         runtime = library.Runtime(logger)
-        engine = runtime.deserialize_cuda_engine(artefact_path(path).read_bytes())
+        if host_code:
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(data)
     except (TypeError, RuntimeError) as error:  # a null pointer from the factory where there is no driver
         raise BackendUnavailableError(f"{refused}: {why(logger) if logger.errors else error}") from error
     if engine is None:

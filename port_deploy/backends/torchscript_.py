@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from port_deploy.backends.artefact import (
     ArtefactBackend,
     artefact_path,
@@ -42,7 +44,7 @@ class TorchProgramBackend(ArtefactBackend):
         self._program = program
         self._device = device
 
-    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+    def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         import torch
 
         # torch.from_numpy warns about read-only memory, which inputs may be; nothing writes into them here.

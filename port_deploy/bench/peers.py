@@ -110,7 +110,8 @@ def open_peer(job: Job) -> tuple[Bind, str]:
 
 
 def _native(job: Job) -> tuple[Bind, str]:
-    from port_deploy.refiner import Refined, Refiner
+    from port_deploy.refined import Refined
+    from port_deploy.refiner import Refiner
 
     if job.contestant.dtype == "bf16" and not native.build_info()["bf16"]:
         raise BackendUnavailableError("the processor or the build of the native core has no bf16")

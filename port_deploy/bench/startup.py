@@ -70,7 +70,8 @@ def measure_memory(model: Path, side: int, masked_share: float) -> dict[str, Any
 
     What the core itself allocates is counted by the C++ tests.
     """
-    from port_deploy.refiner import Refined, Refiner
+    from port_deploy.refined import Refined
+    from port_deploy.refiner import Refiner
 
     loaded = load_model(model)
     refiner = Refiner.load(loaded, backend="native-cpu", threads=1)
@@ -108,7 +109,8 @@ def measure_decode(
 
     ``masked_share`` of the maps are weak ones, whose every pixel has a weight; and once more with a single weak map.
     """
-    from port_deploy.refiner import Refined, decode
+    from port_deploy.refined import Refined
+    from port_deploy.refiner import decode
 
     spec = load_model(model).spec
     n = spec.joints

@@ -50,6 +50,7 @@ def parser() -> ArgumentParser:
     options.add_argument("file", metavar="FILE.npz", help="predictions with labels")
     options.add_argument("--model", required=True, help="bundled name, .safetensors, or an exported artefact")
     options.add_argument("--threshold", type=float, help="δ: joints of lower confidence are rebuilt; else the model's")
+    options.add_argument("--detector", metavar="NAME", help="use what port-calibrate has kept in the model for it")
     options.add_argument("--refine", choices=("masked", "all"), help="joints that change; else the model's")
     options.add_argument("--backend", default="auto", help="native-cpu, torch, onnxruntime, …")
     options.add_argument("--device", default="auto", help="cpu, cuda or auto")
@@ -79,6 +80,7 @@ def _command(argv: Sequence[str] | None) -> int:
         threshold=options.threshold,
         threads=options.threads,
         refine=options.refine,
+        detector=options.detector,
     )
     spec = refiner.model
     predictions = load_predictions(options.file, spec.skeleton, options.pred, options.conf, options.conf_constant)

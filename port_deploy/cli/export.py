@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """``port-export``: a model as TorchScript, ONNX, an AOTInductor package and a TensorRT engine, each verified.
 
-May use: export, cli.common. Test: tests/test_export_cli.py.
+May use: export, cli.common, cli.engines, cli.preflight, cli.progress. Test: tests/test_export_cli.py.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from port_deploy.cli import common
+from port_deploy.cli import common, engines, preflight
+from port_deploy.cli.progress import build_progress
 from port_deploy.errors import InputError
 from port_deploy.export import Exported, ExportOptions, export_model
 from port_deploy.sidecar import Kind, sidecar_path
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     chosen = [kind for flag, kind, _ in _FLAGS if arguments.all or getattr(arguments, flag)]
+    if not chosen and arguments.check:
+        chosen = ["engine"]
     if not chosen:
         flags = ", ".join(f"--{flag}" for flag, _, _ in _FLAGS)
         raise InputError(f"nothing to write: choose from {flags}, or --all")
@@ -47,10 +51,14 @@ def _export(argv: Sequence[str] | None) -> int:
         heatmap_size=arguments.heatmap_size,
         batch=arguments.batch,
         max_px_error=arguments.max_px_error,
-        tensorrt=arguments.tensorrt,
-        targets=tuple(arguments.target),
+        build=engines.build_options(arguments),
     )
-    done = export_model(arguments.model, arguments.output, options)
+    if arguments.check:
+        return preflight.check(arguments.model, arguments.output, options, arguments.json)
+    if arguments.model is None:
+        raise InputError("expected a model: a bundled name, a .safetensors or an .onnx")
+    with build_progress(f"building {Path(arguments.model).stem}.engine") as progress:
+        done = export_model(arguments.model, arguments.output, options, progress)
     if arguments.json:
         common.print_json({"artefacts": [_as_json(artefact) for artefact in done]})
     else:
@@ -60,7 +68,9 @@ def _export(argv: Sequence[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = common.Parser(prog="port-export", description=_DESCRIPTION)
-    parser.add_argument("model", help="bundled name, .safetensors file, or an .onnx written here before (--trt only)")
+    parser.add_argument(
+        "model", nargs="?", help="bundled name, .safetensors file, or an .onnx written here before (--trt only)"
+    )
     parser.add_argument("-o", "--output", metavar="DIR", default=".", help="folder for artefacts and sidecars")
     for flag, _, text in _FLAGS:
         parser.add_argument(f"--{flag}", action="store_true", help=text)
@@ -89,18 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="largest error allowed, pixels of a 256-pixel crop unless given, the table in port_deploy.verify",
     )
+    engines.add_options(parser)
     parser.add_argument(
-        "--tensorrt",
-        choices=("auto", "tensorrt", "tensorrt-rtx"),
-        default="auto",
-        help="what builds the engine; auto: TensorRT where a GPU lets it, else TensorRT-RTX, which needs no GPU",
-    )
-    parser.add_argument(
-        "--target",
-        type=lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
-        default=(),
-        metavar="sm_89,…",
-        help="GPUs that TensorRT-RTX builds for; its default set unless given",
+        "--check",
+        action="store_true",
+        help="write nothing: say what the export would run into (of any .onnx, too; without a model: of the machine)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return parser

@@ -15,6 +15,8 @@ from typing import get_args
 from port_deploy.backends.base import Backend
 from port_deploy.config import ModelSpec
 from port_deploy.errors import BackendUnavailableError, InputError, missing_extra
+from port_deploy.export.engine_options import DEFAULT_BUILD, BuildOptions
+from port_deploy.export.engine_progress import Progress
 from port_deploy.export.staging import publish, staging_folder
 from port_deploy.files import sha256
 from port_deploy.sidecar import (
@@ -45,8 +47,7 @@ class ExportOptions:
         heatmap_size: (H, W) of an engine with input ``heatmaps``; the other kinds take any.
         batch: Smallest, best and largest B of an engine; the other kinds take any.
         max_px_error: Bound of the verification in pixels; None: the table in verify.py.
-        tensorrt: ``tensorrt``, ``tensorrt-rtx`` or ``auto``.
-        targets: ``sm_89`` and the like, TensorRT-RTX only.
+        build: How an engine is built beyond that.
     """
 
     kinds: tuple[Kind, ...]
@@ -55,8 +56,7 @@ class ExportOptions:
     heatmap_size: tuple[int, int] = (64, 64)
     batch: tuple[int, int, int] = (1, 8, 256)
     max_px_error: float | None = None
-    tensorrt: str = "auto"
-    targets: tuple[str, ...] = ()
+    build: BuildOptions = DEFAULT_BUILD
 
     def __post_init__(self) -> None:
         if not self.kinds or set(self.kinds) - set(get_args(Kind)):
@@ -73,8 +73,8 @@ class ExportOptions:
             )
         if self.max_px_error is not None and not 0 <= self.max_px_error < float("inf"):
             raise InputError(f"expected a max px error of at least 0, got {self.max_px_error}")
-        if self.targets and "engine" not in self.kinds:
-            raise InputError("--target is for engines: add --trt")
+        if self.build != DEFAULT_BUILD and "engine" not in self.kinds:
+            raise InputError("--target and other ways to build are for engines: add --trt")
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,16 @@ class Exported:
     ran: bool = True
 
 
-def export_model(source: str | Path, folder: str | Path, options: ExportOptions) -> tuple[Exported, ...]:
+def export_model(
+    source: str | Path, folder: str | Path, options: ExportOptions, progress: Progress | None = None
+) -> tuple[Exported, ...]:
     """Export a model.
 
     Args:
         source: A bundled name, a ``.safetensors`` file, or an ``.onnx`` written here before (engines only).
         folder: Where artefacts and sidecars go; it is made.
         options: What to write and how.
+        progress: Shown how far the build of an engine is.
 
     Returns:
         The artefacts, in the order onnx, ts, pt2, engine.
@@ -121,48 +124,28 @@ def export_model(source: str | Path, folder: str | Path, options: ExportOptions)
         raise InputError(f"expected a model name of letters, digits, '.', '_', '-', got {name!r}: rename the file")
     with staging_folder(target) as staging:
         run = _OnnxRun(Path(source), name, staging, options) if from_onnx else _ModelRun(source, name, staging, options)
+        run.progress = progress
         done = run.write()
-        wanted = [e for e in done if e.sidecar.kind in options.kinds]
+        kinds = {*options.kinds, *(["onnx"] if options.build.strip_weights else [])}  # it holds the engine's weights
+        wanted = [e for e in done if e.sidecar.kind in kinds]
         files = [file for e in wanted for file in (e.path.name, sidecar_path(e.path).name)]
         publish(staging, target, files)
     return tuple(replace(e, path=target / e.path.name) for e in wanted)
 
 
-class _Run:
+class Run:
     """One export in a staging folder."""
+
+    progress: Progress | None = None
 
     def __init__(self, name: str, staging: Path, options: ExportOptions) -> None:
         self.name, self.staging, self.options = name, staging, options
 
     def engine(self, onnx: Exported, problems: Callable[[], Sequence[Problem]] | None) -> Exported:
         """Build an engine from an ONNX artefact; without problems that fit it, the ONNX's verification stands."""
-        from port_deploy.backends import tensorrt_
-        from port_deploy.export.to_engine import build_engine
+        from port_deploy.export.engine_artefact import write_engine
 
-        options, source = self.options, onnx.sidecar
-        size = options.heatmap_size if source.input == "heatmaps" else None
-        data, info = build_engine(
-            onnx.path.read_bytes(), source, options.heatmap_size, options.batch, options.tensorrt, options.targets
-        )
-        path = self.staging / f"{self.name}.engine"
-        path.write_bytes(data)
-        sidecar = replace(
-            self.describe(path, "engine", source.spec, source.input, source.precision, dict(source.tools)),
-            heatmap_size=size,
-            batch=options.batch,
-            engine=info,
-        )
-        try:
-            tensorrt_.check_runs_here(path, sidecar, info.version)
-        except BackendUnavailableError as error:
-            reason = str(error).split(": use the")[0]
-        else:
-            if problems is not None:
-                return self.verified(path, sidecar, tensorrt_.load, problems(), "")
-            reason = f"the oracle's answers in the ONNX sidecar are for other heatmaps than {options.heatmap_size}"
-        note = f"the engine was not run ({reason}); these are the errors of the ONNX that it was built from"
-        result = Exported(path, sidecar, onnx.verification, note, ran=False)
-        return self.recorded(result)
+        return write_engine(self, onnx, problems)
 
     def describe(
         self, path: Path, kind: Kind, spec: ModelSpec, takes: InputKind, precision: Precision, tools: dict[str, str]
@@ -201,7 +184,7 @@ class _Run:
         return replace(result, sidecar=sidecar)
 
 
-class _ModelRun(_Run):
+class _ModelRun(Run):
     """From a model file, with PyTorch."""
 
     def __init__(self, source: str | Path, name: str, staging: Path, options: ExportOptions) -> None:
@@ -250,7 +233,7 @@ class _ModelRun(_Run):
         return self.describe(path, kind, self.model.spec, self.input, self.precision, tools)
 
 
-class _OnnxRun(_Run):
+class _OnnxRun(Run):
     """From an ONNX artefact, without PyTorch: the oracle's answers come from its sidecar."""
 
     def __init__(self, source: Path, name: str, staging: Path, options: ExportOptions) -> None:
@@ -277,7 +260,7 @@ class _OnnxRun(_Run):
         return [self.engine(onnx, (lambda: golden) if fits else None)]
 
 
-def onnx_verified(run: _Run, path: Path, sidecar: Sidecar, problems: Sequence[Problem]) -> Exported:
+def onnx_verified(run: Run, path: Path, sidecar: Sidecar, problems: Sequence[Problem]) -> Exported:
     """Verify an ONNX artefact in ONNX Runtime, or in the reference evaluator where that cannot run it."""
     from port_deploy.backends import onnxruntime_
     from port_deploy.export.reference import ReferenceBackend

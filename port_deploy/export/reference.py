@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from port_deploy.backends.artefact import ArtefactBackend
 from port_deploy.backends.base import FloatArray, HostBuffers
@@ -37,7 +38,7 @@ class ReferenceBackend(ArtefactBackend):
         super().__init__("onnx-reference", f"ONNX {onnx.__version__} reference evaluator", read_sidecar(path, "onnx"))
         self._evaluator = ReferenceEvaluator(onnx.load(str(path)), new_ops=_own_operators())
 
-    def _infer(self, first: FloatArray, second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
+    def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         with np.errstate(all="ignore"):
             answers = self._evaluator.run(None, dict(zip(self.input_names, (first, second, threshold), strict=True)))
         out.joints[...], out.confidence[...], out.mask[...] = answers

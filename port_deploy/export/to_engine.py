@@ -3,25 +3,62 @@
 
 The network is strongly typed: the precision is the graph's own, since TensorRT 11 has no flags for it. Needs neither
 PyTorch nor an ONNX library. Full TensorRT times kernels on the GPU that it builds for; TensorRT-RTX needs no GPU.
-May use: backends.tensorrt_, backends.cuda_memory, onnx_bytes, sidecar, errors. Test: tests/test_tensorrt.py.
+May use: the other engine_*.py, backends.tensorrt_, backends.cuda_memory, onnx_bytes, sidecar,
+files, errors. Test: tests/test_engine_build.py, tests/test_engine_options.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, NamedTuple, cast
 
 from port_deploy.backends import cuda_memory
 from port_deploy.backends.tensorrt_ import LIBRARIES, import_library, make_logger, why
-from port_deploy.errors import BackendUnavailableError, ExportError, InputError, missing_extra
+from port_deploy.engine_info import EngineInfo
+from port_deploy.errors import BackendUnavailableError, ExportError, missing_extra
+from port_deploy.export.engine_cache import Built, EngineCache
+from port_deploy.export.engine_options import BuildOptions, check_supported, configure
+from port_deploy.export.engine_progress import Monitor, Progress, Silent, run_cancellable
+from port_deploy.export.timing_cache import TimingCache
+from port_deploy.files import check_writable
 from port_deploy.onnx_bytes import without_initializer
-from port_deploy.sidecar import INPUTS, EngineInfo, Sidecar
+from port_deploy.sidecar import DEFAULTS, Sidecar
 
-WORKSPACE_BYTES = 1 << 30
-"""Scratch memory that a kernel may ask for; the line needs a few megabytes."""
+BUILDER_REVISION = 1
+"""Part of every cache key: raised when this file builds another engine from the same arguments."""
 
-FLAVOURS = ("auto", "tensorrt", "tensorrt-rtx")
+
+class BuiltEngine(NamedTuple):
+    """What `build_engine` answers: the bytes, what they were built with, and whether they came from the cache."""
+
+    data: bytes
+    info: EngineInfo
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A library that can build here.
+
+    Attributes:
+        name: ``tensorrt`` or ``tensorrt-rtx``.
+        library: Its Python module.
+        logger: Keeps its errors.
+        builder: Its builder.
+        device: Number of the GPU that it builds on.
+        gpu: Model of that GPU; empty for TensorRT-RTX, which needs none.
+        capability: Its compute capability; empty likewise.
+    """
+
+    name: Literal["tensorrt", "tensorrt-rtx"]
+    library: Any
+    logger: Any
+    builder: Any
+    device: int = 0
+    gpu: str = ""
+    capability: str = ""
 
 
 def build_engine(
@@ -29,69 +66,97 @@ def build_engine(
     source: Sidecar,
     size: tuple[int, int],
     batch: tuple[int, int, int],
-    flavour: str = "auto",
-    targets: Sequence[str] = (),
-) -> tuple[bytes, EngineInfo]:
-    """Build an engine.
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+    device: int = 0,
+) -> BuiltEngine:
+    """Build an engine, or take it from the cache.
 
     Args:
         model: The bytes of an ONNX artefact.
         source: Its sidecar.
         size: (H, W) that an engine with input ``heatmaps`` takes.
         batch: Smallest, best and largest B.
-        flavour: ``tensorrt``, ``tensorrt-rtx``, or ``auto``: TensorRT where it can build, else TensorRT-RTX.
-        targets: GPUs to build for, ``sm_89``; TensorRT-RTX only. None: its default set.
-
-    Returns:
-        The engine's bytes and what it was built with.
+        options: How it is built.
+        progress: Shown how far the build is.
+        device: Number of the GPU to build on; of no matter to TensorRT-RTX.
 
     Raises:
         BackendUnavailableError: The library is not installed.
         ExportError: It cannot build here, or it refuses the network; the message names the nodes.
-        InputError: An unknown target, or targets for full TensorRT.
+        InputError: An option that the library does not have.
+        KeyboardInterrupt: The caller was interrupted; the build has ended and nothing was kept.
     """
-    name, library, logger, builder = _builder(flavour, bool(targets))
-    if targets and name == "tensorrt":
-        raise InputError("TensorRT builds for the GPU that it runs on: leave out --target, or use TensorRT-RTX")
-    network = _parse(library, logger, builder, without_initializer(model, INPUTS[source.input][2]))
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    config.clear_flag(library.BuilderFlag.TF32)  # 10 bits of mantissa are not float32: errors of tenths of a pixel
-    if hasattr(library.BuilderFlag, "STRICT_NANS"):
-        config.set_flag(library.BuilderFlag.STRICT_NANS)  # missing joints arrive as NaN and are found by comparing
-    config.add_optimization_profile(_profile(builder, network, source, size, batch))
-    capabilities = _set_targets(library, config, targets)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise ExportError(f"{name} {library.__version__} could not build the engine: {why(logger)}")
-    if name == "tensorrt":
-        capabilities = (cuda_memory.compute_capability(),)
-    return bytes(engine), EngineInfo(
-        "tensorrt" if name == "tensorrt" else "tensorrt-rtx", library.__version__, capabilities
-    )
+    options, progress = options or BuildOptions(), progress or Silent()
+    tools = find_toolchain(options, device)
+    check_supported(tools.name, tools.library, options)
+    if options.timing_cache:
+        check_writable(options.timing_cache)
+    onnx_sha256 = hashlib.sha256(model).hexdigest()
+    graph = without_initializer(model, *DEFAULTS[source.input])
+    monitor = Monitor(progress)
+
+    def build() -> Built:
+        data, capabilities = run_cancellable(lambda: _build(tools, graph, size, batch, options, monitor), monitor)
+        info = EngineInfo(
+            flavour=tools.name,
+            version=tools.library.__version__,
+            compute_capabilities=capabilities,
+            onnx_sha256=onnx_sha256,
+            device=tools.gpu,
+            hardware_compat=options.hardware_compat or "",
+            version_compat=options.version_compat,
+            stripped=options.strip_weights,
+            refittable=options.refit,
+            workspace_bytes=options.workspace_bytes,
+        )
+        return data, info
+
+    if not options.cache:
+        return BuiltEngine(*build(), cached=False)
+    key = {
+        "builder": BUILDER_REVISION,
+        "onnx_sha256": onnx_sha256,
+        "batch": list(batch),
+        "size": list(size) if source.input == "heatmaps" else None,
+        "precision": source.precision,
+        "flavour": tools.name,
+        "version": tools.library.__version__,
+        "gpu": tools.gpu,
+        "capability": tools.capability,
+        **options.to_key(),
+    }
+    built, cached = EngineCache(note=progress.note).get_or_build(key, build)
+    return BuiltEngine(*built, cached=cached)
 
 
-def _builder(flavour: str, has_targets: bool) -> tuple[str, Any, Any, Any]:
-    """Flavour, library, logger and builder: of those that may be used, the first that works here."""
-    if flavour not in FLAVOURS:
-        raise InputError(f"unknown TensorRT {flavour!r}: use one of {', '.join(FLAVOURS)}")
-    wanted = [flavour] if flavour != "auto" else [n for n in LIBRARIES if find_spec(LIBRARIES[n]) is not None]
-    if flavour == "auto" and has_targets:
+def find_toolchain(options: BuildOptions, device: int = 0) -> Toolchain:
+    """Of the libraries that may be used, the first that can build here.
+
+    Raises:
+        BackendUnavailableError: None is installed.
+        ExportError: None can build here; the message says why and what mends it.
+    """
+    wanted = [options.flavour] if options.flavour != "auto" else [n for n in LIBRARIES if find_spec(LIBRARIES[n])]
+    if options.flavour == "auto" and options.targets:
         wanted = [n for n in wanted if n == "tensorrt-rtx"]
     if not wanted:
         raise missing_extra("building an engine", "tensorrt-rtx")
     problems: list[Exception] = []
     for name in wanted:
         try:
-            library = import_library(name)
-            logger = make_logger(library)
-            return name, library, logger, _make_builder(name, library, logger)
+            return _open_toolchain(cast('Literal["tensorrt", "tensorrt-rtx"]', name), device)
         except (ExportError, BackendUnavailableError) as error:
             problems.append(error)
     raise problems[0]
 
 
-def _make_builder(name: str, library: Any, logger: Any) -> Any:
+def _open_toolchain(name: Literal["tensorrt", "tensorrt-rtx"], device: int) -> Toolchain:
+    library = import_library(name)
+    logger = make_logger(library)
+    needs_gpu = name == "tensorrt"
+    if needs_gpu and device:
+        cuda_memory.select_device(device)
     try:
         builder = library.Builder(logger)
     except (TypeError, RuntimeError) as error:  # pybind11's word for a null pointer: TypeError
@@ -100,17 +165,61 @@ def _make_builder(name: str, library: Any, logger: Any) -> Any:
             f"({why(logger) if logger.errors else error}): run port-export NAME.onnx --trt on the target, "
             "or build here with --tensorrt tensorrt-rtx --target sm_89"
         ) from error
-    if name == "tensorrt" and not cuda_memory.has_bindings():
+    if not needs_gpu:
+        return Toolchain(name, library, logger, builder)
+    if not cuda_memory.has_bindings():
         raise missing_extra("an engine's sidecar (the GPU's compute capability)", "tensorrt")
-    return builder
+    gpu, capability = cuda_memory.device_name(device), cuda_memory.compute_capability(device)
+    return Toolchain(name, library, logger, builder, device, gpu, capability)
 
 
-def _parse(library: Any, logger: Any, builder: Any, model: bytes) -> Any:
+def _build(
+    tools: Toolchain,
+    graph: bytes,
+    size: tuple[int, int],
+    batch: tuple[int, int, int],
+    options: BuildOptions,
+    monitor: Monitor,
+) -> tuple[bytes, tuple[str, ...]]:
+    """The engine's bytes and the compute capabilities that it is for."""
+    library, builder, logger = tools.library, tools.builder, tools.logger
+    if tools.gpu:
+        cuda_memory.select_device(tools.device)  # a thread's own
+    network = parse(library, logger, builder, graph)
+    config = builder.create_builder_config()
+    capabilities = configure(tools.name, library, config, options)
+    config.add_optimization_profile(_profile(builder, network, size, batch))
+    adapter = monitor.attach(library, config)  # alive until the build is over
+    timings = TimingCache(tools.name, library, tools.gpu, options)
+    timings.attach(config)
+    engine = builder.build_serialized_network(network, config)
+    del adapter
+    if engine is None:
+        if monitor.cancelled:
+            raise ExportError("the build was cancelled")
+        raise ExportError(f"{tools.name} {library.__version__} could not build the engine: {_explained(why(logger))}")
+    timings.store(config)
+    return bytes(engine), (tools.capability,) if tools.capability else capabilities
+
+
+def _explained(reason: str) -> str:
+    """A library's reason with what to do about it, where that is known."""
+    if "workspace" in reason.lower() or "OutOfMemory" in reason:
+        return f"{reason}: give it more with --workspace 2G"
+    return reason
+
+
+def parse(library: Any, logger: Any, builder: Any, model: bytes) -> Any:
+    """The strongly typed network of an ONNX graph.
+
+    Raises:
+        ExportError: The parser refuses it; the message names up to three nodes.
+    """
     strongly_typed = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = library.OnnxParser(network, logger)
     if not parser.parse(model):
-        reasons = [_reason(parser.get_error(i)) for i in range(parser.num_errors)]
+        reasons = [parser_reason(parser.get_error(i)) for i in range(parser.num_errors)]
         raise ExportError(
             f"{library.__name__} {library.__version__} does not take the ONNX graph: "
             f"{'; '.join(reasons[:3]) or why(logger)}: export the ONNX again, or use another version of the library"
@@ -118,7 +227,8 @@ def _parse(library: Any, logger: Any, builder: Any, model: bytes) -> Any:
     return network
 
 
-def _reason(error: Any) -> str:
+def parser_reason(error: Any) -> str:
+    """An error of the ONNX parser in one line."""
     text = " ".join(str(error.desc()).split())[:200]
     try:
         node, operator = error.node_name(), error.node_operator()
@@ -127,7 +237,7 @@ def _reason(error: Any) -> str:
     return f"node {node!r} ({operator}): {text}" if node else text
 
 
-def _profile(builder: Any, network: Any, source: Sidecar, size: tuple[int, int], batch: tuple[int, int, int]) -> Any:
+def _profile(builder: Any, network: Any, size: tuple[int, int], batch: tuple[int, int, int]) -> Any:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -135,26 +245,7 @@ def _profile(builder: Any, network: Any, source: Sidecar, size: tuple[int, int],
         if -1 not in shape:
             continue
         rest = (shape[1], *size) if tensor.name == "heatmaps" else shape[1:]
+        if -1 in rest:
+            raise ExportError(f"input {tensor.name} {list(shape)} has a free axis beside the batch: fix it in the ONNX")
         profile.set_shape(tensor.name, *((b, *rest) for b in batch))
     return profile
-
-
-def _set_targets(library: Any, config: Any, targets: Sequence[str]) -> tuple[str, ...]:
-    if not targets:
-        return ()
-    known = {
-        f"sm_{member[2:]}": value
-        for member, value in library.ComputeCapability.__members__.items()
-        if member.startswith("SM")
-    }
-    unknown = [t for t in targets if t not in known]
-    if unknown:
-        raise InputError(
-            f"{library.__name__} {library.__version__} cannot build for {', '.join(unknown)}: "
-            f"use {', '.join(sorted(known, key=lambda t: int(t[3:])))}"
-        )
-    config.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        if not config.set_compute_capability(known[target], index):
-            raise ExportError(f"{library.__name__} {library.__version__} refuses to build for {target}: leave it out")
-    return tuple(f"{t[3:-1]}.{t[-1]}" for t in targets)

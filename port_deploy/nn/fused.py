@@ -2,20 +2,55 @@
 """PORT's forward pass arranged for training on a CPU: the same parameters and values as nn/port.py, faster.
 
 The joints of all poses become the rows of one matrix, the powers of the adjacency its columns, so that queries, keys
-and values of a layer are one matrix product, in bfloat16 where that is wanted. Forward, backward and step at batch 128
-on one Zen 4 core with AVX512_BF16, poses a second: nn/port.py 463, this 817, in bfloat16 1,412.
+and values of a layer are one matrix product, in bfloat16 where that is wanted; attention has its own backward pass.
+Forward and backward at batch 128 on one core of a shared Zen 5, µs a pose: nn/port.py 2,060, this 1,190, in bfloat16
+460 (with `cli.train.keep_memory`; 570 without).
 May use: nn.port, torch. Test: tests/test_train.py holds both against each other.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from port_deploy.nn.port import MSGC, EncoderLayer, Port
+
+
+class Attention(torch.autograd.Function):
+    """softmax(Q K^T / sqrt(d)) V of all heads, from and to rows of joints.
+
+    The softmax is in float32: PyTorch's in bfloat16 takes seven times as long as the products around it where the last
+    axis is no multiple of its vector (21 joints: 21 µs a pose and layer against 2.4), and so does its derivative.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, batch: int, heads: int, scale: float) -> Tensor:
+        """[B * N, 3 * inner] to [B * N, inner]."""
+        split = qkv.view(batch, -1, 3, heads, qkv.shape[-1] // (3 * heads))
+        q, k, v = split.permute(2, 0, 3, 1, 4).contiguous()  # each [B, heads, N, head_dim]
+        scores = torch.matmul(q.mul_(scale), k.transpose(-1, -2))
+        weights = torch.softmax(scores, -1, dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale = scale
+        return torch.matmul(weights.to(v.dtype), v).transpose(1, 2).reshape(len(qkv), -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of ``qkv``."""
+        q, k, v, weights = ctx.saved_tensors
+        batch, heads, joints, head_dim = q.shape
+        out = gradients[0].view(batch, joints, heads, head_dim).transpose(1, 2).contiguous()
+        scores = torch.matmul(out, v.transpose(-1, -2)).to(weights.dtype)
+        scores = torch.ops.aten._softmax_backward_data(scores, weights, -1, weights.dtype).to(q.dtype)
+        weights = weights.to(q.dtype)
+        split = q.new_empty(batch, joints, 3, heads, head_dim)
+        split[:, :, 0] = torch.matmul(scores, k).mul_(ctx.scale).transpose(1, 2)
+        split[:, :, 1] = torch.matmul(scores.transpose(-1, -2), q).transpose(1, 2)
+        split[:, :, 2] = torch.matmul(weights.transpose(-1, -2), out).transpose(1, 2)
+        return split.view(batch * joints, -1), None, None, None
 
 
 class FusedPort(nn.Module):
@@ -53,9 +88,7 @@ class FusedPort(nn.Module):
         dtype = self.dtype
         x = self.aggregate(layer.norm1(z).to(dtype).view(batch, -1, z.shape[-1]))
         qkv = x @ self.weights(layer.q, layer.k, layer.v).to(dtype)
-        q, k, v = qkv.view(batch, -1, 3, layer.heads, layer.head_dim).permute(2, 0, 3, 1, 4)  # [B, heads, N, head_dim]
-        attention = torch.softmax((q * layer.scale) @ k.transpose(-1, -2), -1)
-        mixed = (attention @ v).transpose(1, 2).reshape(len(z), -1)
+        mixed = cast(Tensor, Attention.apply(qkv, batch, layer.heads, layer.scale))  # type: ignore[no-untyped-call]
         z = z + linear(mixed, layer.out.weight.to(dtype), layer.out.bias.to(dtype)).to(z.dtype)
         hidden = torch.relu(linear(layer.norm2(z).to(dtype), layer.fc1.weight.to(dtype), layer.fc1.bias.to(dtype)))
         return z + linear(hidden, layer.fc2.weight.to(dtype), layer.fc2.bias.to(dtype)).to(z.dtype)

@@ -27,7 +27,7 @@ class TrainOptions:
         epochs: How often ``epoch_poses`` poses are drawn.
         epoch_poses: Poses in an epoch; 0: as many as there are to train on.
         batch: Poses in a step.
-        optimiser: ``adam`` or ``adamw``.
+        optimiser: ``adam``, ``adamw`` or ``muon``.
         lr: Learning rate after the warm-up; falls to 0 along a cosine.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of AdamW.
@@ -70,6 +70,9 @@ class TrainOptions:
         for name, high in (("weight_decay", 1.0), ("average", 0.99999), ("masked_noise", 10.0)):
             if not 0 <= getattr(self, name) <= high:
                 raise InputError(f"expected {name} from 0 to {high:g}, got {getattr(self, name)}")
+        for name, choices in (("optimiser", ("adam", "adamw", "muon")), ("loss", ("squared", "distance"))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"expected {name} to be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not self.data:
             raise InputError("expected at least one data file")
 

@@ -25,23 +25,20 @@ from port_deploy.files import check_writable, write_text
 from port_deploy.nn.augment import draw, draw_batch
 from port_deploy.nn.checkpoint import Progress, load_checkpoint, save_checkpoint
 from port_deploy.nn.data import load_source
+from port_deploy.nn.detector import Graph, detector_model, redefine, simulate_detector
 from port_deploy.nn.fused import FusedPort
 from port_deploy.nn.line import Refine
-from port_deploy.nn.mjm import (
-    Detection,
-    Graph,
-    detector_model,
-    distance_loss,
-    mask_joints,
-    reconstruction_loss,
-    simulate_detector,
-)
+from port_deploy.nn.mjm import Detection, distance_loss, mask_joints, reconstruction_loss
+from port_deploy.nn.muon import Muon
 from port_deploy.nn.options import TrainOptions
 from port_deploy.nn.port import Port
 from port_deploy.weights import Model, load_model, save_model
 
 HELD_OUT_POSES = 1024
 """Most held-out poses of one source that score a checkpoint."""
+
+SEEN_NOISE = 0.01
+"""Location error in sizes of the joints that masked joint modelling leaves visible."""
 
 PIXELS = (25.0, 60.0)
 """Size (root-mean-square coordinate) in pixels that poses are given before the line; about a 256-pixel crop's."""
@@ -78,10 +75,7 @@ class Trainer:
         self.line_spec = replace(spec, refine="all", fusion=1.0, confidence_divisor=1.0, max_masked=spec.joints)
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         self.line = Refine(self.line_spec, FusedPort(self.port, dtype))  # type: ignore[arg-type]
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        self.optimiser = kinds[options.optimiser](
-            self.port.parameters(), lr=options.lr, weight_decay=options.weight_decay
-        )
+        self.optimiser = self._optimiser(dtype)
         self.progress = Progress()
         poses = options.epoch_poses or sum(len(s.training) for s in self.sources)
         self.epoch_steps = max(1, poses // options.batch)
@@ -167,9 +161,7 @@ class Trainer:
         """Hide joints the way that this kind of model is trained."""
         if self.spec.config.input_channels == 3:
             return simulate_detector(joints, labelled, self.detector, self.graph, generator)
-        return mask_joints(
-            joints, labelled, self.options.mask_ratio, self.options.masked_noise, self.detector.noise[0], generator
-        )
+        return mask_joints(joints, labelled, self.options.mask_ratio, self.options.masked_noise, SEEN_NOISE, generator)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
@@ -216,6 +208,7 @@ class Trainer:
             generator = torch.Generator().manual_seed(20230)
             chosen = torch.randperm(len(source.held_out), generator=generator)[:HELD_OUT_POSES]
             joints, labelled = draw(source, source.held_out[chosen], self.spec.skeleton, generator)
+            joints = redefine(joints, labelled, self.detector.definition, self.graph, generator)
             detection = self.detect(joints, labelled, generator)
             if self.spec.config.input_channels == 3:
                 fixed = self.spec.threshold / self.spec.confidence_divisor
@@ -228,6 +221,7 @@ class Trainer:
         total, start = 0.0, time.perf_counter()
         for _ in range(self.epoch_steps):
             joints, labelled = draw_batch(self.sources, self.options.batch, self.spec.skeleton, generator)
+            joints = redefine(joints, labelled, self.detector.definition, self.graph, generator)
             detection = self.detect(joints, labelled, generator)
             scale = PIXELS[0] + (PIXELS[1] - PIXELS[0]) * torch.rand(len(joints), 1, 1, generator=generator)
             loss, _, _ = self.losses(detection, joints, scale)
@@ -251,6 +245,14 @@ class Trainer:
                 report(self.progress.step, self.total_steps, value)
         seconds = time.perf_counter() - start
         return {"epoch": epoch + 1, "loss": total / self.epoch_steps, "lr": rate, "seconds": round(seconds, 1)}
+
+    def _optimiser(self, dtype: torch.dtype) -> torch.optim.Optimizer:
+        parameters, options = self.port.parameters(), self.options
+        if options.optimiser == "muon":
+            return Muon(parameters, lr=options.lr, weight_decay=options.weight_decay, dtype=dtype)
+        if options.optimiser == "adamw":
+            return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
+        return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay)
 
     def _start_from(self, model: Model) -> None:
         if (model.spec.config, model.spec.skeleton) != (self.spec.config, self.spec.skeleton):

@@ -14,8 +14,8 @@
 //              differ in the last bits between instruction sets.
 // Allocation   All memory is taken when a Refiner is built. refine() and run() allocate nothing, except that the first
 //              call that finds more callers at once than ever before takes one workspace for the new one.
-// Streams      This is the CPU path: calls return when the result is in memory. The CUDA path will have the same class,
-//              with device pointers in HeatmapView and Output and a stream beside them.
+// Streams      This is the CPU path: calls return when the result is in memory. The CUDA path, port/cuda.hpp, has the
+//              same calls with device pointers in HeatmapView and Output and a stream beside them.
 // Errors       Exceptions of type port::Error only, thrown on the caller's thread before anything is written
 // (std::bad_alloc
 //              aside). Bad numbers (NaN, infinity) in the data are not errors: they make that joint missing.
@@ -56,14 +56,14 @@ enum class Frame { kVisible, kPaper };
 // Which joints of a refined pose change: the masked ones, or all.
 enum class Refine { kMasked, kAll };
 enum class Isa { kGeneric, kAvx2, kAvx512 };
-enum class Precision { kFloat32, kBfloat16 };
-enum class DType { kFloat32, kFloat16 };
+enum class Precision { kFloat32, kBfloat16, kFloat16 };  // kFloat16: on GPUs only
+enum class DType { kFloat32, kFloat16, kBfloat16 };      // kBfloat16: on GPUs only
 
 const char* to_string(Codec codec);          // "softargmax", "softargmax-sum", "argmax"
 const char* to_string(Frame frame);          // "visible", "paper"
 const char* to_string(Refine refine);        // "masked", "all"
 const char* to_string(Isa isa);              // "generic", "avx2", "avx512"
-const char* to_string(Precision precision);  // "fp32", "bf16"
+const char* to_string(Precision precision);  // "fp32", "bf16", "fp16"
 
 // The inverses. Error(kInput) names the choices.
 Codec codec_from_string(const std::string& name);

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// PORT on NVIDIA GPUs: heatmaps or joints in device memory to refined joints in device memory, one kernel launch.
+// The same model, options and rules as port.hpp. Needs no CUDA header: a stream is the runtime's cudaStream_t as it is.
+// A build without CUDA has everything declared here; what needs a GPU throws Error(kUnavailable) that says what to do.
+// csrc/examples/capture.cpp is a whole program. Tests: csrc/tests/emulated/, tests/test_cuda.py (on a GPU).
+//
+// Memory       HeatmapView::data, joints, confidence, affine and everything in Output are pointers that the device can
+//              read and write: of its own memory, or mapped. They are not checked. Outputs may not overlap inputs,
+//              except that refine() may work in place, as in port.hpp.
+// Streams      Work is queued on the caller's `stream` (null: the default stream of the object's device) and nothing is
+//              waited for: results are there when the stream has come that far. The host arrays of a call are not kept.
+// Capture      refine(), run() and decode() may be called while `stream` is being captured into a CUDA graph: they
+//              queue one kernel and nothing else. The pointers, the batch and the threshold become part of the graph;
+//              the CudaRefiner must live as long as the graph.
+// Allocation   Device memory is taken when a CudaRefiner is built (the packed weights, and nothing per call).
+// Threads      Every const member may be called from any number of threads and on any number of streams at once.
+// Devices      One CudaRefiner serves the device it was built for, whatever device the calling thread has current; that
+//              is left as it was.
+// Results      A pose's result does not depend on what else is in the batch, nor on its size: bit for bit on one kind
+// of
+//              GPU. It may differ in the last bits between kinds of GPU.
+// Errors       Thrown on the caller's thread before anything is queued. A launch that CUDA refuses throws kUnavailable
+//              with CUDA's own words. An error that an earlier kernel of the process left behind is reported, not
+//              cleared away: after it, nothing of that process runs on that device.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "port/port.hpp"
+
+struct CUstream_st;  // cudaStream_t is CUstream_st*
+
+namespace port {
+
+using CudaStream = CUstream_st*;
+
+// How a batch is spread over the GPU. An empty CudaOptions::variant chooses by batch and device.
+enum class CudaVariant {
+  kBlock,       // a block of threads per pose: runs everywhere
+  kCluster,     // a cluster of blocks per pose, for small batches: compute capability 9.0 and later
+  kThroughput,  // several poses per block, for large batches
+};
+
+const char* to_string(CudaVariant variant);                     // "block", "cluster", "throughput"
+CudaVariant cuda_variant_from_string(const std::string& name);  // Error(kInput) names the choices
+
+// What is empty comes from the model.
+struct CudaOptions {
+  int device = 0;                             // as the CUDA runtime numbers them
+  Precision precision = Precision::kFloat16;  // of the encoder's products; sums, softmax, LayerNorm, frame are fp32
+  std::optional<CudaVariant> variant;         // fp32 has kBlock only
+  std::optional<int> min_visible;             // >= 2
+  std::optional<int> max_masked;              // >= 0
+  std::optional<Refine> refine;
+  std::optional<Codec> codec;
+  std::optional<float> temperature;  // > 0
+  std::optional<float> fusion;       // 0..1
+};
+
+class CudaRefiner {
+ public:
+  // Packs the weights and copies them to the device; synchronises that copy, and nothing later does.
+  // Error(kInput): an option is out of range; Error(kUnavailable): no such device, no CUDA in this build, or the device
+  // cannot do what was asked (bf16 before compute capability 8.0, a variant, a network too large for its shared
+  // memory).
+  explicit CudaRefiner(std::shared_ptr<const Model> model, const CudaOptions& options = {});
+  ~CudaRefiner();  // waits for the device: kernels in flight read the weights
+  CudaRefiner(CudaRefiner&&) noexcept;
+  CudaRefiner& operator=(CudaRefiner&&) noexcept;
+
+  // Behind any detector: joints [batch][N][2], confidence [batch][N]. As Refiner::refine().
+  void refine(const float* joints, const float* confidence, std::int64_t batch, float threshold, const Output& out,
+              CudaStream stream) const;
+
+  // From heatmaps of float32, float16 or bfloat16. affine [B][2][3] or null. As Refiner::run().
+  void run(const HeatmapView& heatmaps, const float* affine, float threshold, const Output& out,
+           CudaStream stream) const;
+
+  const Model& model() const;
+  int device() const;
+  Precision precision() const;
+  CudaVariant variant(std::int64_t batch) const;  // that a call with so many poses takes
+  std::size_t weight_bytes() const;               // packed, on the device
+  // One line for people: device, compute capability, precision, and how a batch of one runs.
+  std::string description() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The fused decode alone, as port::decode(), on `device` and `stream`.
+void cuda_decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
+                 int device, CudaStream stream);
+
+}  // namespace port

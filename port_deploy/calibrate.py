@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choosing a detector's setting: by cross-validation on labelled predictions, or as the paper does, from scores alone.
+
+The promise of the first is *no harm*. A setting is taken only if, on the poses that it is chosen on, the mean error
+falls by more than chance and neither the root-relative nor the aligned error rises; and if the same rule, applied to
+all folds but one, raises none of the three on the folds left out. Otherwise refinement stays off for that detector.
+May use: calibration, metrics, predictions, refiner, weights, errors, NumPy. Test: tests/test_calibrate.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from port_deploy import metrics
+from port_deploy.calibration import Setting
+from port_deploy.config import MAX_COORDINATE
+from port_deploy.errors import InputError
+from port_deploy.predictions import Predictions
+from port_deploy.refiner import Refiner
+from port_deploy.weights import Model, with_changes
+
+Float64Array = NDArray[np.float64]
+PERCENTILES = (2, 5, 10, 15, 20, 25, 30, 35, 40, 50)
+"""Percentiles of the detector's scores that are tried as δ (the paper sweeps up to 40)."""
+FUSIONS = (0.5, 0.75, 1.0)
+FULL_PERCENTILE = 95
+"""Scores from this percentile up count as full confidence when only scores are known."""
+MEASURES = ("epe", "epe_root", "p_epe", "p_epe_paper")
+GUARDED = MEASURES[:3]
+"""What must not rise."""
+MIN_POSES = 20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was chosen and what it is worth.
+
+    Attributes:
+        setting: The choice.
+        source: One line: how it was made.
+        poses: How many decided.
+        before: Each of MEASURES without refinement, pixels; NaN without a labelled root. Empty without labels.
+        after: The same on poses that did not choose the setting that refined them.
+        change_95: Half-width of the 95 % interval of EPE's change on those poses.
+        folds: The setting that each fold's others chose.
+        kept: False where the rule found harm, and refinement is off.
+        curve: δ and, with the choice's other fields, the change of EPE and half its 95 % interval over all poses.
+    """
+
+    setting: Setting
+    source: str
+    poses: int
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    change_95: float = float("nan")
+    folds: tuple[Setting, ...] = ()
+    kept: bool = True
+    curve: tuple[tuple[float, float, float], ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What is kept beside the setting in the model file."""
+        facts: dict[str, Any] = {"source": self.source, "poses": self.poses}
+        if self.after:
+            pairs = ((k, self.before[k], self.after[k]) for k in MEASURES)
+            facts["held_out"] = {k: [round(a, 4), round(b, 4)] for k, a, b in pairs if np.isfinite(a)}
+        return facts
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Every candidate's errors, pose by pose.
+
+    Attributes:
+        settings: The candidates; the last one is off.
+        sums: For each of MEASURES, [C, B]: the sum of a pose's errors; nothing scored counts 0.
+        counts: For each of MEASURES, [B]: the joints in that sum.
+    """
+
+    settings: tuple[Setting, ...]
+    sums: dict[str, Float64Array]
+    counts: dict[str, Float64Array]
+
+    def mean(self, measure: str, rows: NDArray[np.int64]) -> Float64Array:
+        """Mean error of each candidate over some poses, [C]; NaN where nothing is scored."""
+        total = self.counts[measure][rows].sum()
+        answer: Float64Array = self.sums[measure][:, rows].sum(1) / (total if total else np.nan)
+        return answer
+
+    def change(self, rows: NDArray[np.int64]) -> tuple[Float64Array, Float64Array]:
+        """EPE's change of each candidate over some poses and half its 95 % interval over poses, both [C]."""
+        counts = self.counts["epe"][rows]
+        total, poses = counts.sum(), max(2, int((counts > 0).sum()))
+        change = self.sums["epe"][:, rows] - self.sums["epe"][-1:, rows]
+        centre = change.sum(1) / max(total, 1)
+        spread = ((change - centre[:, None] * counts) ** 2).sum(1) * poses / (poses - 1)
+        return centre, 1.96 * np.sqrt(spread) / max(total, 1)
+
+    def choose(self, rows: NDArray[np.int64]) -> int:
+        """The candidate with the smallest error among those that do no harm to these poses; else the last, off."""
+        centre, half = self.change(rows)
+        harmless = centre + half < 0
+        for measure in GUARDED[1:]:
+            value = self.mean(measure, rows)
+            harmless &= ~(value > value[-1])  # NaN: not measured
+        score = np.where(harmless, centre, np.inf)
+        return int(score.argmin()) if harmless.any() else len(self.settings) - 1
+
+
+def candidates(model: Model, confidence: NDArray[Any], divisors: Sequence[float]) -> list[Setting]:
+    """The grid: δ at PERCENTILES of the scores and the model's own, three reaches, FUSIONS."""
+    count = model.spec.joints
+    deltas = {float(np.float32(v)) for v in np.percentile(confidence, PERCENTILES)} | {model.spec.threshold}
+    reaches = sorted({count // 4, count // 2, min(model.spec.max_masked, count)})
+    return [
+        Setting(delta, reach, mode, fusion, divisor)
+        for divisor in divisors
+        for delta in sorted(d for d in deltas if d > 0)
+        for mode in ("masked", "all")
+        for reach in reaches
+        for fusion in FUSIONS
+    ]
+
+
+def run_trials(model: Model, predictions: Predictions, settings: Sequence[Setting], threads: int = 0) -> Trials:
+    """Refine with every candidate and score; one pass of the network for each δ and divisor.
+
+    Args:
+        model: The model.
+        predictions: Labels and what the detector said, in the model's order.
+        settings: The candidates; off is added at their end.
+        threads: That compute, 0 for one per processor.
+    """
+    spec = model.spec
+    truth, found = predictions.joints, predictions.detected
+    given = np.asarray((np.abs(found) <= MAX_COORDINATE).all(-1), np.bool_)
+    scored = predictions.labelled & given
+    every = [*settings, Setting.of(spec).off()]
+    sums = {m: np.zeros((len(every), len(truth))) for m in MEASURES}
+    counts: dict[str, Float64Array] = {}
+    passes: dict[tuple[float, float], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = {}
+    loaded: dict[float, Refiner] = {}
+    for i, setting in enumerate(every):
+        if setting.threshold == 0:
+            joints = found
+        else:
+            key = (setting.confidence_divisor, setting.threshold)
+            if key not in passes:
+                divisor = setting.confidence_divisor
+                if divisor not in loaded:
+                    free = {"refine": "all", "fusion": 1.0, "max_masked": spec.joints, "confidence_divisor": divisor}
+                    loaded[divisor] = Refiner.load(with_changes(model, **free), threads=threads)
+                answer = loaded[divisor].refine(found, predictions.confidence, threshold=setting.threshold)
+                low = ~(predictions.confidence >= setting.threshold) | ~given
+                passes = {key: (answer.joints, answer.mask.any(1), low)}  # the grid runs δ by δ: one is enough
+            rebuilt, refined, low = passes[key]
+            reached = (refined & (low.sum(1) <= setting.max_masked))[:, None]
+            changed = reached & (low if setting.refine == "masked" else True)
+            moved = found + np.float32(setting.fusion) * (rebuilt - found)
+            joints = np.where(changed[..., None], moved, found)
+        for measure, errors in _errors(joints, truth, scored, spec.skeleton.root).items():
+            sums[measure][i] = np.nansum(errors, 1)
+            counts[measure] = np.isfinite(errors).sum(1).astype(np.float64)
+    return Trials(tuple(every), sums, counts)
+
+
+def calibrate(
+    model: Model,
+    predictions: Predictions,
+    folds: int = 5,
+    seed: int = 0,
+    threads: int = 0,
+    settings: Sequence[Setting] | None = None,
+) -> Calibration:
+    """Choose by cross-validation; see the module for the rule.
+
+    Args:
+        model: The model.
+        predictions: A detector's answers on labelled poses, in the model's order. Poses of one video should not be
+            split over folds: give one frame of each, or few.
+        folds: Into how many parts the poses are split, at random.
+        seed: Of the split.
+        threads: That compute, 0 for one per processor.
+        settings: Candidates instead of `candidates`.
+
+    Raises:
+        InputError: Too few poses can be scored, or ``folds`` does not fit them.
+    """
+    given = np.asarray((np.abs(predictions.detected) <= MAX_COORDINATE).all(-1), np.bool_)
+    rows = np.flatnonzero((predictions.labelled & given).any(1))
+    if len(rows) < MIN_POSES:
+        raise InputError(
+            f"{predictions.source}: {len(rows)} poses have a label and a prediction: calibration takes at least "
+            f"{MIN_POSES}; without labels, --unlabelled reads δ off the scores"
+        )
+    if not 2 <= folds <= len(rows) // 4:
+        raise InputError(f"expected folds from 2 to {len(rows) // 4} for {len(rows)} poses, got {folds}")
+    if settings is None:
+        scores = predictions.confidence[given]
+        divisors = sorted({model.spec.confidence_divisor, full_confidence(scores)})
+        settings = candidates(model, scores, divisors if model.spec.config.input_channels == 3 else divisors[:1])
+    trials = run_trials(model, predictions, settings, threads)
+    parts = np.array_split(np.random.default_rng(seed).permutation(rows), folds)
+    chosen = [trials.choose(np.concatenate([p for j, p in enumerate(parts) if j != i])) for i in range(folds)]
+    before, after = (_pooled(trials, parts, c) for c in ([len(trials.settings) - 1] * folds, chosen))
+    picked = np.zeros(len(predictions.joints), np.int64)
+    for part, choice in zip(parts, chosen, strict=True):
+        picked[part] = choice
+    held = replace_sums(trials, picked)
+    _, half = held.change(rows)
+    best = trials.choose(rows)
+    kept = best < len(trials.settings) - 1 and not any(after[m] > before[m] for m in GUARDED)
+    setting = trials.settings[best] if kept else Setting.of(model.spec).off()
+    outcome = f"EPE {before['epe']:.2f} to {after['epe']:.2f} px on held-out folds" + ("" if kept else ", so it is off")
+    return Calibration(
+        setting=setting,
+        source=f"{folds}-fold cross-validation on {len(rows)} labelled poses: {outcome}",
+        poses=len(rows),
+        before=before,
+        after=after,
+        change_95=float(half[0]),
+        folds=tuple(trials.settings[c] for c in chosen),
+        kept=kept,
+        curve=_curve(trials, rows, trials.settings[best]),
+    )
+
+
+def from_scores(model: Model, confidence: NDArray[Any], percentile: float = 10.0) -> Calibration:
+    """Choose δ without labels: a percentile of the detector's scores; full confidence is their FULL_PERCENTILE.
+
+    Args:
+        model: The model.
+        confidence: The detector's scores, any shape; NaN is passed over.
+        percentile: Share of the joints that fall below δ, per cent.
+
+    Raises:
+        InputError: There are too few scores, all are alike, or the percentile does not fit.
+    """
+    if not 0 < percentile <= 90:
+        raise InputError(f"expected a percentile above 0 and up to 90, got {percentile:g}")
+    scores = np.asarray(confidence, np.float64)
+    scores = scores[np.isfinite(scores)]
+    if scores.size < MIN_POSES or np.ptp(scores) == 0:
+        raise InputError(f"expected at least {MIN_POSES} scores that differ, got {scores.size}: nothing tells δ")
+    setting = replace(Setting.of(model.spec), threshold=float(np.float32(np.percentile(scores, percentile))))
+    if model.spec.config.input_channels == 3:
+        setting = replace(setting, confidence_divisor=full_confidence(scores))
+    source = f"percentile {percentile:g} of {scores.size} scores, no label used"
+    return Calibration(setting, source, int(scores.size))
+
+
+def full_confidence(scores: NDArray[Any]) -> float:
+    """The detector's full confidence, read off its scores."""
+    value = float(np.nanpercentile(scores, FULL_PERCENTILE))
+    return round(value, 3) if value > 0 else 1.0
+
+
+def replace_sums(trials: Trials, picked: NDArray[np.int64]) -> Trials:
+    """Two candidates: each pose with the setting ``picked`` [B] for it, and off."""
+    poses = np.arange(len(picked))
+    sums = {m: np.stack([s[picked, poses], s[-1]]) for m, s in trials.sums.items()}
+    return Trials((trials.settings[0], trials.settings[-1]), sums, trials.counts)
+
+
+def _errors(joints: NDArray[Any], truth: NDArray[Any], scored: NDArray[Any], root: int) -> dict[str, Float64Array]:
+    return {
+        "epe": metrics.joint_errors(joints, truth, scored),
+        "epe_root": metrics.joint_errors(joints, truth, scored, root),
+        "p_epe": metrics.p_errors(joints, truth, scored),
+        "p_epe_paper": metrics.p_errors(joints, truth, scored, swapped=True),
+    }
+
+
+def _pooled(trials: Trials, parts: Sequence[NDArray[np.int64]], chosen: Sequence[int]) -> dict[str, float]:
+    pooled = {}
+    for measure in MEASURES:
+        total = sum(float(trials.counts[measure][p].sum()) for p in parts)
+        error = sum(float(trials.sums[measure][c, p].sum()) for p, c in zip(parts, chosen, strict=True))
+        pooled[measure] = error / total if total else float("nan")
+    return pooled
+
+
+def _curve(trials: Trials, rows: NDArray[np.int64], setting: Setting) -> tuple[tuple[float, float, float], ...]:
+    centre, half = trials.change(rows)
+    wanted = asdict(setting) | {"threshold": None}
+    return tuple(
+        (s.threshold, float(centre[i]), float(half[i]))
+        for i, s in enumerate(trials.settings[:-1])
+        if asdict(s) | {"threshold": None} == wanted
+    )

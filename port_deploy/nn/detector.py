@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A simulated detector: true poses to what a detector would say of them. The ``soft`` kind is trained on it.
+
+Units are the pose's own size (root-mean-square coordinate 1); a confidence is what the network sees, 0..1 (a detector's
+score divided by its ``confidence_divisor``). May use: nn.mjm, skeleton, torch. Test: tests/test_mjm.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from port_deploy.nn.mjm import Detection
+from port_deploy.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class DetectorModel:
+    """How a detector fails: every number of the simulation. Defaults are for hands.
+
+    Confidence comes first, error follows from it, as real detectors have it: quantiles of the error by confidence of
+    two detectors on people (OpenPose on LSP, 13,426 joints; Lite-HRNet-18 on 774 photographs, 13,158) fall on one
+    curve, a median of 0.55 exp(-2.8 c) sizes with a tail of joints found elsewhere. A simulation that puts every
+    doubtful joint far away teaches a model to move what was nearly right; one that puts wrong joints where none could
+    be teaches it to find what a look at the pose would find, and real detectors err plausibly: a limb at another angle,
+    all that hangs on it with it.
+
+    Attributes:
+        disc: Share of poses with a round occluder, around a joint.
+        disc_radius: Its radius, drawn from 0.1 to this.
+        drop: Each pose's share of joints hidden one by one is drawn from 0 to this.
+        crowd: Chance that a joint is hidden by one right before it; each pose draws its own, up to this.
+        truncation: Share of poses cut by the edge of the picture.
+        truncation_down: Share of these cut from below; the others from anywhere.
+        level: A seen joint's confidence; each pose draws its own from the range.
+        level_noise: Standard deviation of a joint's confidence around its pose's.
+        hidden: What a hidden joint keeps of its confidence.
+        missing: Share of hidden joints for which it answers nothing.
+        error: Median error in sizes at confidence 0; each pose draws its own from the range.
+        error_fall: Rate of the exponential by which confidence makes it smaller; each pose draws its own.
+        error_spread: Standard deviation of the logarithm of a joint's own factor on it.
+        wrong: Share of joints found elsewhere (``wrong``, at confidence, rate): the share at that confidence, falling
+            exponentially above it and never above ``wrong_most``.
+        wrong_most: Largest share.
+        partner: Of these, share found at the joint's mirror partner, often with the limb that hangs on it.
+        turned: Of the others, share found where the bone that leads to them, turned and stretched, would end.
+        carried: Share of the joints farther out that go with these.
+        collapse: Of the rest, share found short of their place, on the bone from a neighbour.
+        together: Each pose's share of error that neighbouring joints have in common is drawn from 0 to this.
+        definition: Where a joint lies is a convention: each pose moves its true joints along their bones by about this
+            part of the bone (standard deviation), which no model can know and a correction must not undo.
+        full: Confidence that the network is told to be 1, each pose draws its own: detectors differ.
+        bend: Standard deviation of the logarithm of the power that bends a pose's confidence before it is told.
+        threshold: Range of δ.
+    """
+
+    disc: float = 0.75
+    disc_radius: float = 1.1
+    drop: float = 0.25
+    crowd: float = 0.2
+    truncation: float = 0.05
+    truncation_down: float = 0.0
+    level: tuple[float, float] = (0.45, 0.97)
+    level_noise: float = 0.1
+    hidden: tuple[float, float] = (0.05, 0.9)
+    missing: float = 0.02
+    error: tuple[float, float] = (0.4, 1.2)
+    error_fall: tuple[float, float] = (2.4, 3.2)
+    error_spread: float = 0.4
+    wrong: tuple[float, float, float] = (0.28, 0.35, 6.0)
+    wrong_most: float = 0.4
+    partner: float = 0.0
+    turned: float = 0.6
+    carried: float = 0.6
+    collapse: float = 0.2
+    together: float = 0.9
+    definition: float = 0.08
+    full: tuple[float, float] = (0.85, 1.0)
+    bend: float = 0.2
+    threshold: tuple[float, float] = (0.1, 0.6)
+
+
+BODY = DetectorModel(
+    disc=0.6,
+    disc_radius=1.0,
+    drop=0.3,
+    crowd=0.4,
+    truncation=0.15,
+    truncation_down=0.7,
+    error=(0.4, 0.65),
+    partner=0.4,
+)
+"""A whole body's detector: legs leave the picture, limbs cover each other and change places, left and right."""
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Uniform numbers from ``low`` to ``high``."""
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def hidden_joints(joints: Tensor, model: DetectorModel, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which joints [B, N] are occluded, and which lie beyond the picture's edge."""
+    batch, count = joints.shape[:2]
+    middle = joints[torch.arange(batch), torch.randint(count, (batch,), generator=generator)]  # [B, 2]
+    radius = uniform((batch, 1), 0.1, model.disc_radius, generator)
+    with_disc = torch.rand(batch, 1, generator=generator) < model.disc
+    occluded = ((joints - middle[:, None]).norm(dim=-1) < radius) & with_disc
+    rate = uniform((batch, 1), 0.0, model.drop, generator)
+    occluded |= torch.rand(batch, count, generator=generator) < rate
+    apart = torch.cdist(joints, joints) + 9.0 * torch.eye(count)  # [B, N, N]
+    near = uniform((batch, 1), 0.0, model.crowd, generator) * torch.exp(-apart.amin(-1) / 0.25)
+    occluded |= torch.rand(batch, count, generator=generator) < near
+    direction = torch.randn(batch, 2, generator=generator)
+    down = torch.rand(batch, 1, generator=generator) < model.truncation_down
+    direction = torch.where(down, torch.tensor([0.0, 1.0]), direction / direction.norm(dim=-1, keepdim=True))
+    along = (joints * direction[:, None]).sum(-1)  # [B, N]
+    ordered = along.sort(-1).values
+    cut = (uniform((batch, 1), 0.45, 0.97, generator) * (count - 1)).round().long()
+    beyond = (along > ordered.gather(-1, cut)) & (torch.rand(batch, 1, generator=generator) < model.truncation)
+    return occluded & ~beyond, beyond
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the simulation needs of a skeleton.
+
+    Attributes:
+        neighbours: [N, choices], in each row the joint's neighbours along bones, each equally often.
+        partners: [N], the joint's mirror partner, itself where it has none.
+        smooth: [N, N], spreads noise over two bones; its rows have norm 1.
+        parents: [N], the neighbour on the way to the root; the root's, and that of joints without a way, are their own.
+        outward: [N, N] 0 or 1, whether the column's joint lies farther out on the row's limb.
+    """
+
+    neighbours: Tensor
+    partners: Tensor
+    smooth: Tensor
+    parents: Tensor
+    outward: Tensor
+
+    @classmethod
+    def of(cls, skeleton: Skeleton) -> Graph:
+        """The graph of a skeleton."""
+        lists: list[list[int]] = [[] for _ in skeleton.names]
+        for a, b in skeleton.bones:
+            lists[a].append(b)
+            lists[b].append(a)
+        choices = math.lcm(*(max(1, len(n)) for n in lists))
+        neighbours = torch.tensor([(n or [i]) * (choices // max(1, len(n))) for i, n in enumerate(lists)])
+        smooth = torch.from_numpy(skeleton.hop_matrices((2,))[0]).float()
+        partners = torch.from_numpy(skeleton.mirror_permutation())
+        parents = list(range(len(lists)))
+        reached, outward = [skeleton.root], torch.zeros(len(lists), len(lists))
+        for joint in reached:  # grows while it is walked: breadth first from the root
+            for other in lists[joint]:
+                if other not in reached:
+                    reached.append(other)
+                    parents[other] = joint
+                    outward[:, other] = outward[:, joint]
+                    outward[joint, other] = 1.0
+        outward[skeleton.root] = 0.0  # all hangs on the root: a wrong root takes nothing with it
+        return cls(neighbours, partners, smooth / smooth.norm(dim=-1, keepdim=True), torch.tensor(parents), outward)
+
+
+def shared_noise(batch: int, share: float, smooth: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal noise [B, N, 2] of variance 1 of which each pose has a part, up to ``share``, in common along its bones.
+
+    Args:
+        batch: B.
+        share: Largest part.
+        smooth: [N, N], whose rows have norm 1.
+        generator: Of the random numbers.
+    """
+    part = uniform((batch, 1, 1), 0.0, share, generator)
+    own, common = (torch.randn(batch, len(smooth), 2, generator=generator) for _ in range(2))
+    return (1 - part).sqrt() * own + part.sqrt() * (smooth @ common)
+
+
+def redefine(joints: Tensor, labelled: Tensor, share: float, graph: Graph, generator: torch.Generator) -> Tensor:
+    """Poses [B, N, 2] whose joints lie a little along their bones from where they did, as another convention has it."""
+    batch, count, choices = len(joints), *graph.neighbours.shape
+    own = share * torch.exp(0.5 * torch.randn(batch, 1, 1, 1, generator=generator))
+    part = own * torch.randn(batch, count, choices, 1, generator=generator) / choices**0.5
+    there = (labelled[:, graph.neighbours] & labelled.unsqueeze(-1)).unsqueeze(-1)  # [B, N, choices, 1]
+    bones = torch.where(there, joints[:, graph.neighbours] - joints.unsqueeze(2), torch.zeros(()))
+    moved: Tensor = joints + (part * bones).sum(2)
+    return moved
+
+
+def confidences(hidden: Tensor, model: DetectorModel, generator: torch.Generator) -> Tensor:
+    """The detector's own confidence [B, N] of joints of which some are ``hidden`` [B, N]."""
+    batch, count = hidden.shape
+    level = uniform((batch, 1), *model.level, generator)
+    seen: Tensor = level + model.level_noise * torch.randn(batch, count, generator=generator)
+    kept = torch.where(hidden, uniform((batch, count), *model.hidden, generator), torch.ones(()))
+    return (seen * kept).clamp(0.02, 1.0)
+
+
+def turn_limbs(
+    joints: Tensor, chosen: Tensor, labelled: Tensor, model: DetectorModel, graph: Graph, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Joints [B, N, 2] of which the ``chosen`` [B, N] lie at another angle, with some of those that hang on them.
+
+    Returns:
+        The joints, and [B, N] bool, those that were carried along.
+    """
+    batch, count = joints.shape[:2]
+    angle = 0.8 * torch.randn(batch, count, generator=generator)
+    stretch = uniform((batch, count), 0.5, 1.3, generator)
+    bone = joints - joints[:, graph.parents]
+    cos, sin = stretch * angle.cos(), stretch * angle.sin()
+    turned = torch.stack([cos * bone[..., 0] - sin * bone[..., 1], sin * bone[..., 0] + cos * bone[..., 1]], -1)
+    known = (labelled & labelled[:, graph.parents] & chosen).unsqueeze(-1)
+    moved = torch.where(known, turned - bone, torch.zeros(()))
+    goes = torch.rand(batch, count, generator=generator) < model.carried
+    along = (graph.outward.T @ moved) * goes.unsqueeze(-1)
+    return joints + moved + along, (along != 0).any(-1)
+
+
+def misplace(
+    joints: Tensor, noise: Tensor, swapped: Tensor, labelled: Tensor, model: DetectorModel, graph: Graph,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """Where joints [B, N, 2] that are not at their place are found: at another joint, on a bone, on the background.
+
+    Args:
+        joints: [B, N, 2] true joints.
+        noise: [B, N, 2] error that is added.
+        swapped: [B, N] bool, joints found at their mirror partner.
+        labelled: [B, N] bool; an unlabelled joint is no place to be found at.
+        model: The numbers of the simulation.
+        graph: Of the skeleton.
+        generator: Of every random number.
+    """
+    batch, count = joints.shape[:2]
+    rows = torch.arange(batch).unsqueeze(-1)
+    others = torch.randint(count, (batch, count, 3), generator=generator)
+    distance = (joints[rows.unsqueeze(-1), others] - joints.unsqueeze(2)).norm(dim=-1)  # [B, N, 3]
+    near = others.gather(-1, distance.argmin(-1, keepdim=True)).squeeze(-1)
+    other = torch.where(torch.rand(batch, count, generator=generator) < 0.5, near, others[..., 0])
+    other = torch.where(swapped, graph.partners, other)
+    place = joints[rows, other] + 0.3 * noise
+    known = labelled[rows, other]
+
+    seen = torch.where(labelled.unsqueeze(-1), joints, torch.zeros(()))
+    low, high = seen.amin(1, keepdim=True) - 0.5, seen.amax(1, keepdim=True) + 0.5
+    background = low + (high - low) * torch.rand(batch, count, 2, generator=generator)
+    anywhere = (torch.rand(batch, count, generator=generator) < 0.25) & ~swapped
+    place = torch.where((known & ~anywhere).unsqueeze(-1), place, background)
+
+    choice = torch.randint(graph.neighbours.shape[1], (batch, count), generator=generator)
+    neighbour = graph.neighbours[torch.arange(count), choice]  # [B, N]
+    start = joints[rows, neighbour]
+    short = start + uniform((batch, count, 1), 0.0, 0.7, generator) * (joints - start) + 0.5 * noise
+    collapses = torch.rand(batch, count, generator=generator) < model.collapse
+    collapses &= labelled[rows, neighbour] & ~swapped
+    return torch.where(collapses.unsqueeze(-1), short, place)
+
+
+def simulate_detector(
+    joints: Tensor, labelled: Tensor, model: DetectorModel, graph: Graph, generator: torch.Generator
+) -> Detection:
+    """What a detector would say of poses: hidden joints, confidence, and errors that go with it.
+
+    Args:
+        joints: [B, N, 2] true joints, size 1, around the origin.
+        labelled: [B, N] bool; an unlabelled joint is given as a hidden one, and is no target.
+        model: The numbers of the simulation.
+        graph: Of the skeleton.
+        generator: Of every random number.
+    """
+    batch, count = joints.shape[:2]
+    occluded, beyond = hidden_joints(joints, model, generator)
+    hidden = occluded | beyond | ~labelled
+    confidence = confidences(hidden, model, generator)
+    faint = uniform((batch, count), 0.0, 0.15, generator)
+    confidence = torch.where(beyond | ~labelled, faint, confidence)
+
+    share, middle, fall = model.wrong
+    wrong = (share * torch.exp(-fall * (confidence - middle))).clamp(max=model.wrong_most)
+    wrong = torch.rand(batch, count, generator=generator) < wrong
+    swapped = wrong & (torch.rand(batch, count, generator=generator) < model.partner)
+    limb = (graph.smooth > 0).float() @ swapped.float().unsqueeze(-1) > 0  # within two bones of a swapped joint
+    swapped |= limb.squeeze(-1) & (torch.rand(batch, count, generator=generator) < 0.25) & (confidence < 0.8)
+    swapped &= graph.partners != torch.arange(count)
+    turns = wrong & ~swapped & (torch.rand(batch, count, generator=generator) < model.turned)
+    placed, carried = turn_limbs(joints, turns, labelled, model, graph, generator)
+    lowest = torch.where(turns, confidence, torch.ones(())).amin(-1, keepdim=True)
+    doubtful = torch.minimum(confidence, lowest + uniform((batch, count), 0.0, 0.4, generator))
+    confidence = torch.where(carried & labelled, doubtful, confidence)
+
+    median = uniform((batch, 1), *model.error, generator) * torch.exp(
+        -uniform((batch, 1), *model.error_fall, generator) * confidence
+    )
+    own = torch.exp(model.error_spread * torch.randn(batch, count, generator=generator))
+    scale = median * own / math.sqrt(2 * math.log(2))  # the median of a normal error's length is sqrt(2 ln 2) of it
+    found = placed + scale.unsqueeze(-1) * shared_noise(batch, model.together, graph.smooth, generator)
+    elsewhere = misplace(joints, found - placed, swapped, labelled, model, graph, generator)
+    found = torch.where(((wrong & ~turns) | swapped | ~labelled).unsqueeze(-1), elsewhere, found)
+    seen = torch.where((labelled & ~beyond).unsqueeze(-1), joints, torch.zeros(()))
+    inside = torch.minimum(torch.maximum(found, seen.amin(1, keepdim=True)), seen.amax(1, keepdim=True))
+    found = torch.where(beyond.unsqueeze(-1), inside, found)
+
+    power = torch.exp(model.bend * torch.randn(batch, 1, generator=generator))
+    told = (confidence / uniform((batch, 1), *model.full, generator)).clamp(max=1.0) ** power
+    missing = (torch.rand(batch, count, generator=generator) < torch.where(labelled, model.missing, 0.5)) & hidden
+    found = torch.where(missing.unsqueeze(-1), torch.full_like(found, float("nan")), found)
+    told = torch.where(missing, torch.zeros_like(told), told)
+    return Detection(found, told, uniform((batch, 1), *model.threshold, generator), labelled)
+
+
+def detector_model(skeleton: Skeleton) -> DetectorModel:
+    """The simulation for a skeleton: a body's where it has mirror pairs, else a hand's."""
+    return BODY if skeleton.mirror else DetectorModel()

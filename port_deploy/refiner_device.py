@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of `Refiner` whose arrays lie in a GPU's memory: queued on the caller's stream, nothing waited for.
+
+An engine with input ``heatmaps`` is the whole line. In front of one with input ``joints`` stands the core's fused
+decode, on the same stream, into memory of the caller's library.
+May use: backends, device_arrays, arrays, config, errors. Test: tests/test_engine_load.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from port_deploy.arrays import affine_of_boxes, check_affine
+from port_deploy.backends import native
+from port_deploy.config import ModelSpec
+from port_deploy.device_arrays import DeviceView, device_view, empty_like, is_on_device, stream_of
+from port_deploy.errors import BackendUnavailableError, InputError
+
+Outputs = tuple[Any, Any, Any]
+
+
+def refine(backend: Any, joints: Any, confidence: Any, threshold: float, out: Any, stream: Any) -> Outputs:
+    """`Refiner.refine` of joints [B, N, 2] and confidence [B, N] on the GPU; its arguments checked but for the arrays.
+
+    Raises:
+        InputError: An array does not fit, or lies elsewhere; nothing has been queued.
+    """
+    shape = device_view(joints, "joints", (None, backend.spec.joints, 2), "<f4").shape
+    outputs = _outputs(out, joints, "joints", shape[0], backend.spec.joints)
+    backend.run_on_device((joints, confidence), threshold, outputs, stream)
+    return outputs
+
+
+def run(
+    backend: Any, heatmaps: Any, boxes: Any, affine: Any, udp: bool, threshold: float, out: Any, stream: Any
+) -> Outputs:
+    """`Refiner.__call__` of heatmaps [B, N, H, W] on the GPU; boxes and affine may lie on either side.
+
+    Raises:
+        InputError: An array does not fit; nothing has been queued.
+        BackendUnavailableError: The engine takes joints, and this build has no decode for the GPU.
+    """
+    spec: ModelSpec = backend.spec
+    maps = device_view(heatmaps, "heatmaps", (None, spec.joints, None, None), "<f4")
+    batch, _, height, width = maps.shape
+    outputs = _outputs(out, heatmaps, "heatmaps", batch, spec.joints)
+    matrix = _matrix(heatmaps, boxes, affine, udp, (batch, height, width))
+    if backend.takes_heatmaps:
+        backend.run_on_device((heatmaps, matrix), threshold, outputs, stream)
+        return outputs
+    if not hasattr(native, "decode_on_device"):
+        raise BackendUnavailableError(
+            f"{backend.name} takes joints, and this build of the core has no decode for the GPU: "
+            "export the engine with --input heatmaps, or decode before and call refiner.refine"
+        )
+    if matrix is not None and stream is not None:
+        raise InputError("expected boxes= or affine= without stream=: make the stream the current one of your library")
+    make = empty_like(heatmaps, "heatmaps")
+    decoded = (make((batch, spec.joints, 2), "float32"), *(make((batch, spec.joints), t) for t in ("float32", "bool")))
+    queue = stream_of(stream, [heatmaps])
+    views = [_view(a, n) for a, n in zip(decoded, ("joints", "confidence", "mask"), strict=True)]
+    native.decode_on_device(maps, spec.codec, spec.temperature, threshold, views, backend.device, queue)
+    points = decoded[0]
+    if matrix is not None:
+        points = points @ matrix[:, :, :2].swapaxes(1, 2) + matrix[:, None, :, 2]
+    backend.run_on_device((points, decoded[1]), threshold, outputs, queue)
+    return outputs
+
+
+def _view(array: Any, name: str) -> DeviceView:
+    shape = {"joints": (None, None, 2)}.get(name, (None, None))
+    return device_view(array, name, shape, "|b1" if name == "mask" else "<f4", writable=True)
+
+
+def _outputs(out: Any, like: Any, name: str, batch: int, joints: int) -> Outputs:
+    if out is not None:
+        try:
+            first, second, third = out
+        except (TypeError, ValueError) as error:
+            raise InputError(f"expected out as (joints, confidence, mask), got {type(out).__name__}") from error
+        return first, second, third
+    make = empty_like(like, name)
+    return (
+        make((batch, joints, 2), "float32"),
+        make((batch, joints), "float32"),
+        make((batch, joints), "bool"),
+    )
+
+
+def _matrix(like: Any, boxes: Any, affine: Any, udp: bool, size: tuple[int, int, int]) -> Any:
+    """[B, 2, 3] float32 on the GPU, in the caller's kind of array; None for none."""
+    batch, height, width = size
+    if boxes is not None:
+        if affine is not None:
+            raise InputError("expected boxes or affine, got both: they say the same")
+        if is_on_device(boxes):
+            raise InputError("expected boxes in host memory, got them on the GPU: pass boxes.cpu(), or affine=")
+        return _upload(affine_of_boxes(boxes, batch, height, width, udp), like)
+    if udp:
+        raise InputError("udp=True says how boxes are read, and none came: pass boxes=")
+    if affine is None or is_on_device(affine):
+        return affine
+    return _upload(check_affine(affine, batch), like)
+
+
+def _upload(matrix: Any, like: Any) -> Any:
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    if torch is not None and isinstance(like, torch.Tensor):
+        return torch.from_numpy(matrix).to(like.device, non_blocking=True)
+    if cupy is not None and isinstance(like, cupy.ndarray):
+        return cupy.asarray(matrix)
+    raise InputError(f"heatmaps are a {type(like).__name__}: pass affine= [B, 2, 3] float32 on the GPU, too")
