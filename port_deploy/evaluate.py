@@ -78,6 +78,9 @@ class Evaluation:
         low: [B, N] bool, the joints below δ.
         confidence: [B, N].
         mask: [B, N] bool, the joints that the refiner changed.
+        truth: [B, N, 2] labels, NaN without one.
+        detected: [B, N, 2] joints before.
+        joints: [B, N, 2] joints after.
     """
 
     detector: Scores
@@ -99,10 +102,13 @@ class Evaluation:
     low: NDArray[np.bool_]
     confidence: NDArray[np.float32]
     mask: NDArray[np.bool_]
+    truth: NDArray[np.float32]
+    detected: NDArray[np.float32]
+    joints: NDArray[np.float32]
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain values; NaN where nothing can be scored."""
-        arrays = ("errors_before", "errors_after", "low", "confidence", "mask")
+        arrays = ("errors_before", "errors_after", "low", "confidence", "mask", "truth", "detected", "joints")
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
         return {**values, "detector": asdict(self.detector), "refined": asdict(self.refined)}
 
@@ -183,6 +189,9 @@ def evaluate(
         low=low,
         confidence=confidence,
         mask=mask,
+        truth=truth,
+        detected=detected,
+        joints=refined,
     )
 
 

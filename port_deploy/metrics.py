@@ -186,6 +186,41 @@ def change_interval(before: ArrayLike, after: ArrayLike) -> tuple[float, float]:
     return centre, float(1.96 * np.sqrt(spread) / total)
 
 
+def bootstrap_interval(
+    before: ArrayLike, after: ArrayLike, draws: int = 2000, seed: int = 0
+) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
+    """95 % intervals of the mean error before, after, and of its change, by drawing poses again with replacement.
+
+    Args:
+        before: [B, N] errors as `joint_errors` gives them.
+        after: [B, N], NaN in the same places.
+        draws: How often.
+        seed: Of the draws.
+
+    Returns:
+        Three pairs (low, high): percentiles 2.5 and 97.5 over the draws; NaN with fewer than 2 poses.
+    """
+    sides = [np.asarray(v, np.float64) for v in (before, after)]
+    counted = np.isfinite(sides[0]) & np.isfinite(sides[1])
+    counts = counted.sum(1)
+    rows = np.flatnonzero(counts)
+    if len(rows) < 2:
+        nothing = (float("nan"), float("nan"))
+        return nothing, nothing, nothing
+    sums = np.stack([np.where(counted, v, 0.0).sum(1)[rows] for v in sides])  # [2, P]
+    random = np.random.default_rng(seed)
+    means = np.empty((2, draws))
+    for i in range(draws):
+        drawn = random.integers(len(rows), size=len(rows))
+        means[:, i] = sums[:, drawn].sum(1) / counts[rows][drawn].sum()
+
+    def interval(values: Float64Array) -> tuple[float, float]:
+        low, high = np.percentile(values, (2.5, 97.5))
+        return float(low), float(high)
+
+    return interval(means[0]), interval(means[1]), interval(means[1] - means[0])
+
+
 def mean(values: ArrayLike) -> float:
     """Mean of the values that are numbers; NaN where there are none."""
     with warnings.catch_warnings():

@@ -140,6 +140,51 @@ def load_scores(path: str | Path, skeleton: Skeleton, pred: str = "pred", conf: 
     return np.where(index >= 0, scores[:, index], np.float32(np.nan)).astype(np.float32)
 
 
+def load_poses(path: str | Path, skeleton: Skeleton, count: int = 4000, seed: int = 0) -> Float32Array:
+    """True poses of an ``.npz`` as port-train takes them, 2D ones as they are, 3D ones seen from random sides.
+
+    Args:
+        path: The ``.npz``: ``joints`` [M, n, 2], or ``joints3d`` [M, n, 3] (y up), and ``names`` [n].
+        skeleton: Joints that are wanted; the file must have every one.
+        count: Most poses, drawn at random.
+        seed: Of what is random.
+
+    Returns:
+        [M, N, 2] float32, y down, only poses whose every joint is labelled.
+
+    Raises:
+        InputError: The file is no ``.npz``, or lacks a joint.
+    """
+    source = Path(path)
+    arrays = _read(source)
+    name = "joints3d" if "joints3d" in arrays else "joints"
+    joints = _array(arrays, name, source)
+    if joints.ndim != 3 or joints.shape[2] != (3 if name == "joints3d" else 2):
+        raise InputError(f"{source}: expected joints [M, n, 2] or joints3d [M, n, 3], got {name} {list(joints.shape)}")
+    index = _order(arrays, skeleton, joints.shape[1], source)
+    lacking = [n for n, i in zip(skeleton.names, index, strict=True) if i < 0]
+    if lacking:
+        raise InputError(f"{source}: has no {', '.join(lacking)}: a linear completion needs poses with every joint")
+    whole = np.isfinite(joints).all(-1)
+    flag = next((n for n in ("labelled", "visible") if n in arrays), None)
+    if flag is not None:
+        whole &= _array(arrays, flag, source, joints.shape[:2]) > 0
+    rows = np.flatnonzero(whole[:, index].all(1))
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(rows)[:count]
+    poses: Float32Array = joints[chosen][:, index].astype(np.float32)
+    if name == "joints":
+        return poses
+    yaw = random.uniform(0, 2 * np.pi, len(poses))
+    turn = np.zeros((len(poses), 3, 3))
+    turn[:, 0, 0], turn[:, 0, 2], turn[:, 1, 1] = np.cos(yaw), np.sin(yaw), 1.0
+    turn[:, 2, 0], turn[:, 2, 2] = -np.sin(yaw), np.cos(yaw)
+    if not skeleton.mirror:  # a hand may point anywhere
+        turn = np.linalg.qr(random.normal(size=(len(poses), 3, 3)))[0]
+    seen: Float32Array = (poses @ turn.transpose(0, 2, 1))[..., :2] * np.array([1.0, -1.0])
+    return seen.astype(np.float32)
+
+
 def _read(source: Path) -> dict[str, NDArray[Any]]:
     try:
         opened = np.load(source, allow_pickle=False)

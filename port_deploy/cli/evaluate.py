@@ -1,28 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """port-eval: a detector's predictions before and after PORT.
 
-May use: evaluate, predictions, curves, refiner, errors, cli.common. Test: tests/test_evaluate.py.
+May use: evaluate, predictions, curves, report, baselines, refiner, errors, cli.common. Test: tests/test_evaluate.py.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from port_deploy import metrics
+from port_deploy.baselines import LinearCompletion
 from port_deploy.cli.common import Parser, print_json, run, table
 from port_deploy.curves import draw_curves
 from port_deploy.errors import InputError
 from port_deploy.evaluate import Evaluation, evaluate
-from port_deploy.predictions import SIZES, load_predictions
+from port_deploy.files import check_writable
+from port_deploy.predictions import SIZES, Predictions, load_poses, load_predictions
 from port_deploy.refiner import Refiner
+from port_deploy.report import Entry, write_report
+from port_deploy.weights import load_model
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import ArgumentParser, Namespace
+
+    from port_deploy.skeleton import Skeleton
 
 FILE_HELP = (
     "The file holds joints (labels) and pred, [B, M, 2] in pixels, and conf [B, M]. Where present, names [M] match "
@@ -47,8 +55,11 @@ def parser() -> ArgumentParser:
     options = Parser(
         prog="port-eval", description="Score a detector's predictions before and after PORT.", epilog=FILE_HELP
     )
-    options.add_argument("file", metavar="FILE.npz", help="predictions with labels")
-    options.add_argument("--model", required=True, help="bundled name, .safetensors, or an exported artefact")
+    options.add_argument("file", metavar="FILE.npz", nargs="+", help="predictions with labels; several with --report")
+    options.add_argument(
+        "--model", action="append", required=True,
+        help="bundled name, .safetensors, or an exported artefact; with --report it may be repeated",
+    )  # fmt: skip
     options.add_argument("--threshold", type=float, help="δ: joints of lower confidence are rebuilt; else the model's")
     options.add_argument("--detector", metavar="NAME", help="use what port-calibrate has kept in the model for it")
     options.add_argument("--refine", choices=("masked", "all"), help="joints that change; else the model's")
@@ -64,6 +75,13 @@ def parser() -> ArgumentParser:
     options.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     options.add_argument("--markdown", action="store_true", help="a Markdown row, detector → refined, instead")
     options.add_argument("--plot", metavar="PICTURE", help="write the error by confidence and by masked joints")
+    report = options.add_argument_group("report: every model on every file that has its joints")
+    report.add_argument("--report", type=Path, metavar="FOLDER", help="write index.html and its pictures there")
+    report.add_argument(
+        "--poses", action="append", default=[], metavar="FILE.npz",
+        help="true poses that a linear completion is learnt from, to be held against; may be repeated",
+    )  # fmt: skip
+    report.add_argument("--ablations", type=Path, metavar="FILE.json", help="a list of rows to show as Table III")
     return options
 
 
@@ -73,18 +91,13 @@ def _command(argv: Sequence[str] | None) -> int:
         value = getattr(options, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InputError(f"expected --{name.replace('_', '-')} to be a finite number of at least 0, got {value!r}")
-    refiner = Refiner.load(
-        options.model,
-        device=options.device,
-        backend=options.backend,
-        threshold=options.threshold,
-        threads=options.threads,
-        refine=options.refine,
-        detector=options.detector,
-    )
+    if options.report:
+        return _report(options)
+    if len(options.file) + len(options.model) > 2:
+        raise InputError("expected one file and one model: --report takes several")
+    options.file, options.model = options.file[0], options.model[0]
+    refiner, predictions, result = _evaluate(options, options.file, options.model)
     spec = refiner.model
-    predictions = load_predictions(options.file, spec.skeleton, options.pred, options.conf, options.conf_constant)
-    result = evaluate(refiner, predictions, options.pck_of, options.pck)
     title = f"{options.file} · {spec.name} ({spec.refine}) · δ = {result.threshold:g}"
     if options.plot:
         draw_curves(result, options.plot, title)
@@ -120,6 +133,72 @@ def _command(argv: Sequence[str] | None) -> int:
     if options.plot:
         print(f"\nplot: {options.plot}")
     return 0
+
+
+def _evaluate(options: Namespace, file: str, model: str) -> tuple[Refiner, Predictions, Evaluation]:
+    refiner = Refiner.load(
+        model,
+        device=options.device,
+        backend=options.backend,
+        threshold=options.threshold,
+        threads=options.threads,
+        refine=options.refine,
+        detector=options.detector,
+    )
+    predictions = load_predictions(file, refiner.model.skeleton, options.pred, options.conf, options.conf_constant)
+    return refiner, predictions, evaluate(refiner, predictions, options.pck_of, options.pck)
+
+
+def _report(options: Namespace) -> int:
+    """Every model on every file that has its joints, as a page."""
+    models = [load_model(name) for name in options.model]
+    ablations = _ablations(options.ablations) if options.ablations else []
+    check_writable(options.report / "index.html")
+    entries = []
+    for file in options.file:
+        skipped: list[str] = []
+        for name, model in zip(options.model, models, strict=True):
+            try:
+                load_predictions(file, model.spec.skeleton, options.pred, options.conf, options.conf_constant)
+            except InputError as error:
+                skipped.append(str(error))
+                continue
+            refiner, _, result = _evaluate(options, file, name)
+            completion = _completion(options.poses, refiner.model.skeleton)
+            changed = replace(model, spec=refiner.model)
+            entries.append(Entry(Path(file).stem, changed, result, completion))
+        if len(skipped) == len(models):
+            raise InputError(skipped[0])
+    page = write_report(entries, options.report, ablations)
+    if options.json:
+        every = [{"file": e.data, "model": e.model.spec.name, **e.result.to_json()} for e in entries]
+        print_json({"report": str(page), "entries": every})
+        return 0
+    print("\n".join((*MARKDOWN_HEADER, *(markdown_row(e.data, e.model.spec.name, e.result) for e in entries))))
+    print(f"\nreport: {page}")
+    return 0
+
+
+def _completion(files: Sequence[str], skeleton: Skeleton) -> LinearCompletion | None:
+    """The linear baseline for a skeleton, from the files that have all its joints."""
+    found = []
+    for file in files:
+        try:
+            found.append(load_poses(file, skeleton))
+        except InputError as error:
+            if "is not a usable" in str(error) or "cannot read" in str(error):
+                raise
+    return LinearCompletion(np.concatenate(found)) if found else None
+
+
+def _ablations(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
+        raise InputError(f"{path}: expected a list of rows, each an object")
+    return rows
 
 
 def markdown_row(file: str, model: str, result: Evaluation) -> str:
