@@ -2,8 +2,8 @@
 """Photographs to the crops that a detector takes, and the way back: boxes, regions, pixels.
 
 A region is the part of the picture that a crop shows: the box about its centre, widened by a padding and brought to the
-crop's proportions. Regions are what `Refiner` takes as ``boxes=`` behind the detector's heatmaps, so nothing has to be
-converted on the way back. NumPy alone; whoever has OpenCV may warp with `image_to_crop` instead of `cut_crops`.
+crop's proportions. Regions are what `Refiner` takes as ``boxes=`` behind the detector's heatmaps (`heatmap_to_image` is
+the same as ``affine=``). NumPy alone; whoever has OpenCV may warp with `image_to_crop` instead of `cut_crops`.
 May use: arrays, errors, NumPy. Test: tests/test_crops.py holds it against MMPose's recorded answers.
 """
 
@@ -80,6 +80,22 @@ def crop_to_image(regions: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     height, width = _checked_size(size)
     corners = check_boxes(regions, "regions")
     return affine_of_boxes(corners, len(corners), height, width, udp=False)
+
+
+def heatmap_to_image(regions: Any, heatmap_size: tuple[int, int], udp: bool = False) -> NDArray[np.float32]:
+    """[B, 2, 3] that takes heatmap pixels to image pixels: the ``affine=`` of `Refiner`, and an artefact's input.
+
+    Args:
+        regions: [B, 4] as `crop_regions` gives them.
+        heatmap_size: (H, W) of the heatmaps.
+        udp: As for `image_to_crop`.
+
+    Raises:
+        InputError: An argument does not fit.
+    """
+    height, width = _checked_size(heatmap_size)
+    corners = check_boxes(regions, "regions")
+    return affine_of_boxes(corners, len(corners), height, width, udp)
 
 
 def cut_crops(image: Any, regions: Any, size: tuple[int, int], udp: bool = False) -> NDArray[np.uint8]:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from port_deploy import Refiner
-from port_deploy.arrays import affine_of_boxes
-from port_deploy.crops import crop_regions, crop_to_image, cut_crops, image_to_crop
+from port_deploy.crops import crop_regions, crop_to_image, cut_crops, heatmap_to_image, image_to_crop
 from port_deploy.errors import InputError
 
 
@@ -75,7 +74,9 @@ def test_a_joint_goes_into_the_crop_and_comes_back_through_the_refiner(udp, make
     out = refiner(heatmaps, boxes=regions, udp=udp, threshold=0.0)
     step = (regions[0, 2] - regions[0, 0]) / (63 if udp else 64)
     assert np.abs(out.joints[0] - joints).max() <= step / 2 + 1e-3
-    np.testing.assert_allclose(out.joints[0], apply(affine_of_boxes(regions, 1, 64, 64, udp)[0], places), atol=1e-3)
+    affine = heatmap_to_image(regions, (64, 64), udp)
+    np.testing.assert_allclose(out.joints[0], apply(affine[0], places), atol=1e-3)
+    np.testing.assert_array_equal(refiner(heatmaps, affine=affine, threshold=0.0).joints, out.joints)
 
 
 def test_bad_arguments_are_refused_in_one_line():

@@ -224,6 +224,7 @@ def test_the_input_size_of_simcc_follows_from_the_weights(tmp_path):
 CONFIGS = {
     "codec = dict(type='MSRAHeatmap', input_size=(288, 384), heatmap_size=(72, 96))": ((384, 288), "msra"),
     "codec = dict(\n    type='UDPHeatmap', input_size=(192, 256), sigma=2)": ((256, 192), "udp"),
+    "codec = dict(\n    input_size=(\n        128,\n        256,\n    ), type='UDPHeatmap')": ((256, 128), "udp"),
     "image_size=[128, 256], heatmap_size=[32, 64], use_udp=True": ((256, 128), "udp"),
     "data_cfg = {'image_size': [256, 256], 'use_udp': False}": ((256, 256), "msra"),
     "input_size=(256, 192) input_size=(192, 256)": ((256, 256), "msra"),

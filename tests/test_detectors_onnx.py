@@ -9,7 +9,7 @@ import torch
 from mmpose_reference import FILES, TINY, Reference, blank
 
 from port_deploy.errors import InputError
-from port_deploy.nn.detectors import export_detector_onnx
+from port_deploy.nn.detectors import export_detector_onnx, load_detector
 from port_deploy.nn.detectors.family import FAMILY
 
 onnx = pytest.importorskip("onnx")
@@ -104,11 +104,14 @@ def test_bad_options_are_refused(tiny):
         export_detector_onnx(tiny, image="nchw")
 
 
-def check(reference, name, precision, atol):
+def check(reference, name, precision, atol, folder):
+    """Checkpoint to ONNX, against the network that the checkpoint was written from."""
     hand = FILES[name].startswith("hand")
     size, skeleton = ((256, 256), "hand21") if hand else ((256, 192), "coco17")
     detector = reference.detector(name, size, skeleton)
-    loaded = session(export_detector_onnx(detector, precision=precision))
+    torch.save({"meta": {}, "state_dict": detector.state_dict()}, folder / "checkpoint.pth")
+    loaded = session(export_detector_onnx(load_detector(name, folder / "checkpoint.pth"), precision=precision))
+    (folder / "checkpoint.pth").unlink()
     assert tuple(o.name for o in loaded.get_outputs()) == detector.spec.output_names
     image = crops(detector, 2)
     for got, wanted in zip(loaded.run(None, {"image": image}), answers(detector, image), strict=True):
@@ -127,11 +130,11 @@ BOUNDS = {"fp32": (1e-4, 2e-3), "fp16": (0.03, 0.3)}  # heatmaps up to 15, SimCC
 
 @pytest.mark.parametrize("precision", BOUNDS)
 @pytest.mark.parametrize("name", ["mobilenetv2", "rtmpose_s"])
-def test_onnx_answers_as_pytorch(name, precision, reference):
-    check(reference, name, precision, BOUNDS[precision][FAMILY[name].simcc])
+def test_onnx_answers_as_pytorch(name, precision, reference, tmp_path):
+    check(reference, name, precision, BOUNDS[precision][FAMILY[name].simcc], tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision"), [("hrnet_w32", "fp32"), ("hrnetv2_w18", "fp16"), ("resnet50", "fp16")])
-def test_onnx_of_the_larger_ones_answers_as_pytorch(name, precision, reference):
-    check(reference, name, precision, BOUNDS[precision][FAMILY[name].simcc])
+def test_onnx_of_the_larger_ones_answers_as_pytorch(name, precision, reference, tmp_path):
+    check(reference, name, precision, BOUNDS[precision][FAMILY[name].simcc], tmp_path)

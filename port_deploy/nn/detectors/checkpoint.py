@@ -36,7 +36,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 """All that the restricted unpickler resolves; PyTorch's reader adds the classes of storages by itself."""
 
-_SIZE = re.compile(r"(?:input_size|image_size)['\"]?\s*[=:]\s*[\[(]\s*(\d+)\s*,\s*(\d+)\s*[\])]")
+_SIZE = re.compile(r"(?:input_size|image_size)['\"]?\s*[=:]\s*[\[(]\s*(\d+)\s*,\s*(\d+)\s*,?\s*[\])]")
 _UDP = re.compile(r"UDPHeatmap|use_udp['\"]?\s*[=:]\s*True")
 
 
