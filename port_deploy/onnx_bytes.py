@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one change that runtimes need in an ONNX file, made on its bytes, so that no ONNX library has to be there.
+"""The changes that runtimes need in an ONNX file, made on its bytes, so that no ONNX library has to be there.
 
 An exported graph carries δ (and with a detector in it the affine, too) as an input *with a default* (an initializer of
 the same name), which ONNX Runtime lets the caller override. TensorRT and OpenVINO read such an input as a constant: for
@@ -14,7 +14,9 @@ from port_deploy.errors import ModelFileError
 
 _MODEL_GRAPH = 7  # field numbers of onnx.proto
 _GRAPH_INITIALIZER = 5
+_GRAPH_INPUT = 11
 _TENSOR_NAME = 8
+_VALUE_NAME = 1
 _LENGTH_DELIMITED = 2
 
 
@@ -28,6 +30,23 @@ def without_initializer(model: bytes, *names: str) -> bytes:
     Raises:
         ModelFileError: The bytes are not an ONNX model with a graph that holds all those initializers.
     """
+    return _without(model, _GRAPH_INITIALIZER, _TENSOR_NAME, names, "an initializer")
+
+
+def without_input(model: bytes, *names: str) -> bytes:
+    """An ONNX model without the inputs ``names``: their defaults (initializers of the same name) become constants.
+
+    Args:
+        model: A serialised ModelProto.
+        names: Names of inputs.
+
+    Raises:
+        ModelFileError: The bytes are not an ONNX model with a graph that has all those inputs.
+    """
+    return _without(model, _GRAPH_INPUT, _VALUE_NAME, names, "an input")
+
+
+def _without(model: bytes, kind: int, name_field: int, names: tuple[str, ...], what: str) -> bytes:
     result = bytearray()
     found: set[str] = set()
     for field, start, payload, end in _fields(model, 0, len(model)):
@@ -36,7 +55,7 @@ def without_initializer(model: bytes, *names: str) -> bytes:
             continue
         graph = bytearray()
         for inner, inner_start, inner_payload, inner_end in _fields(model, payload, end):
-            name = _tensor_name(model, inner_payload, inner_end) if inner == _GRAPH_INITIALIZER else ""
+            name = _name(model, inner_payload, inner_end, name_field) if inner == kind else ""
             if name and name in names:
                 found.add(name)
             else:
@@ -44,15 +63,13 @@ def without_initializer(model: bytes, *names: str) -> bytes:
         result += _varint(_MODEL_GRAPH << 3 | _LENGTH_DELIMITED) + _varint(len(graph)) + graph
     missing = next((name for name in names if name not in found), None)
     if missing is not None:
-        raise ModelFileError(
-            f"expected an ONNX model with an initializer {missing!r}: export it again with port-export"
-        )
+        raise ModelFileError(f"expected an ONNX model with {what} {missing!r}: export it again with port-export")
     return bytes(result)
 
 
-def _tensor_name(data: bytes, start: int, end: int) -> str:
+def _name(data: bytes, start: int, end: int, name_field: int) -> str:
     for field, _, payload, stop in _fields(data, start, end):
-        if field == _TENSOR_NAME:
+        if field == name_field:
             return data[payload:stop].decode("utf-8", "replace")
     return ""
 

@@ -109,6 +109,33 @@ def _memory(array: Any, name: str, device: str, typestr: str) -> tuple[tuple[int
     return tuple(interface["shape"]), int(interface["data"][0])
 
 
+def run_once(model: bytes, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Any ONNX graph on the CPU, once.
+
+    Args:
+        model: A serialised ModelProto.
+        outputs: Names of what is asked for.
+        feeds: Inputs by name.
+
+    Raises:
+        BackendUnavailableError: ONNX Runtime is not installed, or lacks an operator of the graph.
+        ModelFileError: It does not run the graph.
+    """
+    require_library("onnxruntime", "running an ONNX graph", "onnxruntime")
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return list(session.run(list(outputs), dict(feeds)))
+    except errors.NotImplemented as error:
+        raise BackendUnavailableError(f"ONNX Runtime lacks an operator of the graph ({first_line(error)})") from error
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        raise ModelFileError(f"ONNX Runtime does not run the graph ({first_line(error)}): export it again") from error
+
+
 def load(
     path: str | Path,
     *,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``port-export``: a model as TorchScript, ONNX, an AOTInductor package and a TensorRT engine, each verified.
 
-May use: export, cli.common, cli.engines, cli.preflight, cli.progress. Test: tests/test_export_cli.py.
+May use: export, cli.common, cli.engines, cli.preflight, cli.progress, cli.triton. Test: tests/test_export_cli.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from port_deploy.cli import common, engines, preflight
+from port_deploy.cli import common, engines, preflight, triton
 from port_deploy.cli.progress import build_progress
 from port_deploy.errors import InputError
 from port_deploy.export import Exported, ExportOptions, export_model
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     chosen = [kind for flag, kind, _ in _FLAGS if arguments.all or getattr(arguments, flag)]
-    if not chosen and arguments.check:
+    if not chosen and (arguments.check or arguments.triton):
         chosen = ["engine"]
     if not chosen:
         flags = ", ".join(f"--{flag}" for flag, _, _ in _FLAGS)
@@ -55,6 +55,8 @@ def _export(argv: Sequence[str] | None) -> int:
     )
     if arguments.check:
         return preflight.check(arguments.model, arguments.output, options, arguments.json)
+    if arguments.triton:
+        return triton.serve(arguments, options)
     if arguments.model is None:
         raise InputError("expected a model: a bundled name, a .safetensors or an .onnx")
     with build_progress(f"building {Path(arguments.model).stem}.engine") as progress:
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         help="largest error allowed, pixels of a 256-pixel crop unless given, the table in port_deploy.verify",
     )
     engines.add_options(parser)
+    triton.add_options(parser)
     parser.add_argument(
         "--check",
         action="store_true",

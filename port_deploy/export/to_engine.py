@@ -10,6 +10,7 @@ files, errors. Test: tests/test_engine_build.py, tests/test_engine_options.py.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, cast
@@ -69,6 +70,7 @@ def build_engine(
     options: BuildOptions | None = None,
     progress: Progress | None = None,
     device: int = 0,
+    free: Sequence[str] | None = None,
 ) -> BuiltEngine:
     """Build an engine, or take it from the cache.
 
@@ -80,6 +82,7 @@ def build_engine(
         options: How it is built.
         progress: Shown how far the build is.
         device: Number of the GPU to build on; of no matter to TensorRT-RTX.
+        free: Inputs with a default that the engine takes as inputs; the others are constants in it. None: all.
 
     Raises:
         BackendUnavailableError: The library is not installed.
@@ -93,7 +96,8 @@ def build_engine(
     if options.timing_cache:
         check_writable(options.timing_cache)
     onnx_sha256 = hashlib.sha256(model).hexdigest()
-    graph = without_initializer(model, *DEFAULTS[source.input])
+    free = DEFAULTS[source.input] if free is None else free
+    graph = without_initializer(model, *free) if free else model
     monitor = Monitor(progress)
 
     def build() -> Built:
@@ -120,6 +124,7 @@ def build_engine(
         "batch": list(batch),
         "size": list(size) if source.input == "heatmaps" else None,
         "precision": source.precision,
+        "free": sorted(free),
         "flavour": tools.name,
         "version": tools.library.__version__,
         "gpu": tools.gpu,
