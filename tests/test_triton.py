@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton repositories: read with Triton's own protobuf schema; the served graph run; versions; what cannot be served."""
+"""Triton repositories: read with Triton's own schema; the served graph run; versions; what cannot be served."""
 
 from __future__ import annotations
 
