@@ -4,6 +4,8 @@
     refiner = port_deploy.Refiner.load("hand21")
     out = refiner(heatmaps)                   # [B, 21, H, W] -> out.joints, out.confidence, out.mask
     out = refiner.refine(joints, confidence)  # behind any detector
+    engine = port_deploy.PoseEngine.load("detector_refiner.onnx")  # port-export MODEL --detector
+    out = engine(crops)                       # [B, H, W, 3] uint8
 
 Needs NumPy and safetensors only. Test: tests/test_imports.py.
 """
@@ -22,6 +24,7 @@ from port_deploy.errors import (
     PortError,
     VerificationError,
 )
+from port_deploy.pose_engine import PoseEngine
 from port_deploy.refined import Refined
 from port_deploy.refiner import Refiner, decode
 from port_deploy.skeleton import Skeleton, bundled_skeletons
@@ -41,6 +44,7 @@ __all__ = [
     "ModelSpec",
     "PortConfig",
     "PortError",
+    "PoseEngine",
     "Refined",
     "Refiner",
     "Skeleton",

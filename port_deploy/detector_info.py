@@ -21,7 +21,8 @@ Layout = Literal["nchw", "nhwc"]
 ImageType = Literal["float32", "float16", "uint8"]
 Scale = Literal["half-pixel", "corner", "udp"]
 Values = Literal["unit", "byte", "imagenet"]
-ScoreRule = Literal["min", "mean", "max"]
+ScoreRule = Literal["min", "mean"]
+Arithmetic = Literal["fp32", "fp16", "bf16"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,6 +44,7 @@ class DetectorInfo:
         order: For each joint of the skeleton its channel, -1 where the detector has none.
         scale: Heatmap to crop pixels. With f = crop / map, ``half-pixel``: (x + 0.5) f - 0.5, where pixel areas line
             up; ``corner``: x f, as MMPose's MSRA targets have it; ``udp``: x (crop - 1) / (map - 1).
+        precision: Of its arithmetic: ``fp16`` where its weights are.
         score: How SimCC's two peaks become one confidence.
         image_layout: Of the crops.
         image_type: dtype of the crops; a ``uint8`` graph turns them into ``values`` itself.
@@ -65,6 +67,7 @@ class DetectorInfo:
     image_type: ImageType
     image_size: tuple[int, int]
     values: Values
+    precision: Arithmetic = "fp32"
     score: ScoreRule = "min"
     value_range: tuple[float, float] = (math.nan, math.nan)
 
@@ -140,6 +143,7 @@ _CHOICES: Mapping[str, Any] = {
     "image_layout": Layout,
     "image_type": ImageType,
     "values": Values,
+    "precision": Arithmetic,
     "score": ScoreRule,
 }
 

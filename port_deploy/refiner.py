@@ -45,6 +45,8 @@ class Refiner:
     """
 
     def __init__(self, backend: Backend, choice: Choice, threshold: float | None = None) -> None:
+        if getattr(backend, "takes_images", False):
+            raise InputError(f"{choice.name} runs an artefact that takes images: load it with PoseEngine.load")
         self.model: ModelSpec = backend.spec
         self.backend = choice
         self.threshold = check_threshold(backend.spec.threshold if threshold is None else threshold)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of `Refiner` whose arrays lie in a GPU's memory: queued on the caller's stream, nothing waited for.
+"""Calls of `Refiner` and `PoseEngine` on arrays in a GPU's memory: queued on the caller's stream, nothing waited for.
 
 An engine with input ``heatmaps`` is the whole line. In front of one with input ``joints`` stands the core's fused
 decode, on the same stream, into memory of the caller's library.
@@ -68,6 +68,23 @@ def run(
     return outputs
 
 
+def run_images(
+    backend: Any, images: Any, boxes: Any, affine: Any, udp: bool, threshold: float, out: Any, stream: Any
+) -> Outputs:
+    """`PoseEngine.__call__` of crops on the GPU, laid out and typed as the engine takes them.
+
+    Raises:
+        InputError: An array does not fit; nothing has been queued.
+    """
+    info = backend.sidecar.detector
+    kind = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}[info.image_type]
+    batch = device_view(images, "images", (None, *info.image_shape), kind).shape[0]
+    outputs = _outputs(out, images, "images", batch, backend.spec.joints)
+    matrix = _matrix(images, boxes, affine, udp, (batch, *info.image_size))
+    backend.run_on_device((images, matrix), threshold, outputs, stream)
+    return outputs
+
+
 def _view(array: Any, name: str) -> DeviceView:
     shape = {"joints": (None, None, 2)}.get(name, (None, None))
     return device_view(array, name, shape, "|b1" if name == "mask" else "<f4", writable=True)
@@ -110,4 +127,4 @@ def _upload(matrix: Any, like: Any) -> Any:
         return torch.from_numpy(matrix).to(like.device, non_blocking=True)
     if cupy is not None and isinstance(like, cupy.ndarray):
         return cupy.asarray(matrix)
-    raise InputError(f"heatmaps are a {type(like).__name__}: pass affine= [B, 2, 3] float32 on the GPU, too")
+    raise InputError(f"the input is a {type(like).__name__}: pass affine= [B, 2, 3] float32 on the GPU, too")

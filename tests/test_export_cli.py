@@ -110,6 +110,6 @@ def test_an_interruption(source: str, tmp_path: Path, monkeypatch: pytest.Monkey
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(package, "verify", interrupt)
+    monkeypatch.setattr(package, "compare", interrupt)
     assert main([source, "-o", str(tmp_path / "out"), "--torchscript"]) == 130
     assert not (tmp_path / "out").exists()

@@ -101,6 +101,40 @@ class OnnxRuntimeBackend(ArtefactBackend):
         binding.synchronize_outputs()
 
 
+def _options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS
+    return options
+
+
+def open_session(data: bytes, what: str, threads: int = 0) -> Any:
+    """A session on the CPU for any ONNX graph, one that is no artefact of ours.
+
+    Args:
+        data: The graph.
+        what: What it is, for messages.
+        threads: Of one call; 0 lets ONNX Runtime choose.
+
+    Raises:
+        BackendUnavailableError: ONNX Runtime is not installed.
+        InputError: ONNX Runtime refuses the graph.
+    """
+    require_library("onnxruntime", f"running {what}", "onnxruntime")
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(data, _options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        raise InputError(
+            f"ONNX Runtime {onnxruntime.__version__} does not take {what} ({first_line(error)}): export it again with "
+            "standard operators"
+        ) from error
+
+
 def _memory(array: Any, name: str, device: str, typestr: str) -> tuple[tuple[int, ...], int]:
     attribute = "__cuda_array_interface__" if device == "cuda" else "__array_interface__"
     interface = getattr(array, attribute, None)
@@ -174,12 +208,8 @@ def load(
         wanted.append("CPUExecutionProvider")
     # An input with a default cannot be bound; without it, it is an input like the others.
     data = without_initializer(artefact_path(path).read_bytes(), *DEFAULTS[sidecar.input])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_ERRORS
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=wanted)
+        session = onnxruntime.InferenceSession(data, _options(threads), providers=wanted)
     except errors.NotImplemented as error:
         provider = names[0] if names else "its CPU provider"
         raise BackendUnavailableError(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``port-export``: a model as TorchScript, ONNX, an AOTInductor package and a TensorRT engine, each verified.
 
-May use: export, cli.common, cli.engines, cli.preflight, cli.progress, cli.triton. Test: tests/test_export_cli.py.
+May use: export, cli.common, cli.detector, cli.engines, cli.preflight, cli.progress, cli.triton.
+Test: tests/test_export_cli.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from port_deploy.cli import common, engines, preflight, triton
+from port_deploy.cli import common, detector, engines, preflight, triton
 from port_deploy.cli.progress import build_progress
 from port_deploy.errors import InputError
 from port_deploy.export import Exported, ExportOptions, export_model
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
-    chosen = [kind for flag, kind, _ in _FLAGS if arguments.all or getattr(arguments, flag)]
+    front = detector.detector_options(arguments)
+    every = [kind for _, kind, _ in _FLAGS if front is None or kind in ("onnx", "engine")]
+    chosen = every if arguments.all else [kind for flag, kind, _ in _FLAGS if getattr(arguments, flag)]
     if not chosen and (arguments.check or arguments.triton):
         chosen = ["engine"]
     if not chosen:
@@ -52,6 +55,7 @@ def _export(argv: Sequence[str] | None) -> int:
         batch=arguments.batch,
         max_px_error=arguments.max_px_error,
         build=engines.build_options(arguments),
+        detector=front,
     )
     if arguments.check:
         return preflight.check(arguments.model, arguments.output, options, arguments.json)
@@ -76,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", metavar="DIR", default=".", help="folder for artefacts and sidecars")
     for flag, _, text in _FLAGS:
         parser.add_argument(f"--{flag}", action="store_true", help=text)
-    parser.add_argument("--all", action="store_true", help="all of them")
+    parser.add_argument("--all", action="store_true", help="all of them (with --detector: ONNX and engine)")
     parser.add_argument(
         "--input", choices=("heatmaps", "joints"), help="what the artefact takes; heatmaps unless given"
     )
@@ -108,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write nothing: say what the export would run into (of any .onnx, too; without a model: of the machine)",
     )
+    detector.add_options(parser, _numbers(2))
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     return parser
 

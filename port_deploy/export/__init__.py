@@ -5,6 +5,7 @@
 file needs TensorRT alone. May use: backends, verify, sidecar, nn, weights, config, errors, files.
 """
 
+from port_deploy.export.detector.options import DetectorOptions
 from port_deploy.export.package import Exported, ExportOptions, export_model
 
-__all__ = ["ExportOptions", "Exported", "export_model"]
+__all__ = ["DetectorOptions", "ExportOptions", "Exported", "export_model"]

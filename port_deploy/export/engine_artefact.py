@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine of one export: built or taken from the cache, described, and run where it can run.
 
-May use: to_engine, package, backends, sidecar, errors. Test: tests/test_engine_build.py.
+May use: to_engine, package, compare, backends, sidecar, errors. Test: tests/test_engine_build.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from port_deploy.backends import tensorrt_
 from port_deploy.errors import BackendUnavailableError
+from port_deploy.export.compare import Problems
 from port_deploy.export.to_engine import build_engine
-from port_deploy.verify import Problem
 
 if TYPE_CHECKING:
     from port_deploy.export.package import Exported, Run
 
 
-def write_engine(run: Run, onnx: Exported, problems: Callable[[], Sequence[Problem]] | None) -> Exported:
+def write_engine(run: Run, onnx: Exported, problems: Callable[[], Problems] | None) -> Exported:
     """Build ``NAME.engine`` in the staging folder of an export.
 
     Args:
@@ -40,6 +40,7 @@ def write_engine(run: Run, onnx: Exported, problems: Callable[[], Sequence[Probl
     sidecar = replace(
         run.describe(path, "engine", source.spec, source.input, source.precision, dict(source.tools)),
         heatmap_size=size if source.input == "heatmaps" else None,
+        detector=source.detector,
         batch=options.batch,
         engine=built.info,
     )

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from port_deploy.detector_info import DetectorInfo
+from port_deploy.nn.detector_line import DetectedHeatmaps, DetectedSimcc
 from port_deploy.nn.line import HeatmapLine, RefineLine
 from port_deploy.nn.port import Port
 from port_deploy.sidecar import InputKind, Precision
@@ -29,13 +31,13 @@ class Graph:
     """A module with what exporters want to know.
 
     Attributes:
-        module: `HeatmapLine` or `RefineLine`.
+        module: `HeatmapLine`, `RefineLine`, or what follows a detector.
         examples: Inputs to trace it with.
         dynamic_shapes: Which dimensions are free, as torch.export wants them.
     """
 
     module: torch.nn.Module
-    examples: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    examples: tuple[torch.Tensor, ...]
     dynamic_shapes: tuple[dict[int, Any] | None, ...]
 
 
@@ -48,10 +50,7 @@ def build_graph(model: Model, kind: InputKind, precision: Precision) -> Graph:
         precision: Of the encoder's matrix products; it is carried by the weights' dtype.
     """
     spec = model.spec
-    port = Port(spec.config, spec.skeleton)
-    port.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in model.tensors.items()})
-    if precision != "fp32":
-        port.lower(LOWERED[precision])
+    port = _network(model, precision)
     free = torch.export.Dim.DYNAMIC
     b, n = _EXAMPLE_POSES, spec.joints
     threshold = torch.tensor([spec.threshold], dtype=torch.float32)
@@ -69,6 +68,38 @@ def build_graph(model: Model, kind: InputKind, precision: Precision) -> Graph:
     module.eval()
     module.requires_grad_(False)
     return Graph(module, (first, second, threshold), shapes)
+
+
+def build_detector_graph(model: Model, info: DetectorInfo, precision: Precision) -> Graph:
+    """The module that follows a detector.
+
+    Args:
+        model: Specification and weights.
+        info: The detector.
+        precision: Of the encoder's matrix products.
+    """
+    spec, b, n = model.spec, _EXAMPLE_POSES, len(info.joints)
+    port = _network(model, precision)
+    height, width = info.map_size
+    kind = DetectedSimcc if info.head == "simcc" else DetectedHeatmaps
+    shapes: tuple[tuple[int, ...], ...] = ((b, n, width), (b, n, height))
+    if info.head == "heatmaps":
+        shapes = ((b, height, width, n) if info.map_layout == "nhwc" else (b, n, height, width),)
+    generator = torch.Generator().manual_seed(0)
+    given = tuple(torch.rand(shape, generator=generator) for shape in shapes)
+    module = kind(spec, port, info).eval().requires_grad_(False)
+    # The affine is traced with a batch of 1, which broadcasts; the merged graph declares its batch free.
+    examples = (*given, torch.eye(2, 3)[None], torch.tensor([spec.threshold], dtype=torch.float32))
+    free = torch.export.Dim.DYNAMIC
+    return Graph(module, examples, (*({0: free} for _ in given), None, None))
+
+
+def _network(model: Model, precision: Precision) -> Port:
+    port = Port(model.spec.config, model.spec.skeleton)
+    port.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in model.tensors.items()})
+    if precision != "fp32":
+        port.lower(LOWERED[precision])
+    return port
 
 
 @contextmanager

@@ -4,7 +4,7 @@
 Engines fit one version of one library on some GPUs, so a fleet that updates its drivers meets this. ``rebuild`` takes
 the ONNX beside the engine, builds through the engine cache, and checks the result against the golden answers in the
 ONNX's sidecar; ``native`` runs the model file in the core. Neither happens unless it was asked for.
-May use: the rest of export, backends, verify_golden, verify, sidecar, weights, errors. Test: tests/test_mismatch.py.
+May use: the rest of export, backends, sidecar, weights, errors. Test: tests/test_mismatch.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from port_deploy.backends import cuda_memory, native, tensorrt_
 from port_deploy.backends.base import Backend
 from port_deploy.backends.select import Choice, Source, open_backend
 from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError, PortError
+from port_deploy.export.compare import compare, fit, stored_problems
 from port_deploy.export.engine_options import DEFAULT_BUILD, BuildOptions
 from port_deploy.export.engine_progress import Progress
 from port_deploy.export.to_engine import build_engine
 from port_deploy.sidecar import Sidecar, describe, read_artefact
-from port_deploy.verify import verify
-from port_deploy.verify_golden import golden_problems
 from port_deploy.weights import Model, bundled_models, load_model, with_changes
 
 OPTIONS = {"graphs", "warm_up", "runtime_cache", "refit"}
@@ -141,10 +140,10 @@ def _rebuilt(path: Path, reason: PortError, device: str, options: dict[str, Any]
         raise InputError(f"engines take no option {', '.join(sorted(unknown))}: leave it out")
     side, data = rebuild(path, device)
     loaded = tensorrt_.open_engine(path, side, data, device=device, **options)
-    if side.golden is not None and side.input != "image":
-        problems = golden_problems(side.spec, side.input, side.golden)
-        if side.input == "joints" or tuple(problems[0].questions.first.shape[2:]) == side.heatmap_size:
-            verify(loaded, problems, side.precision, None).check(f"{path.name}, built again, in {loaded.name}")
+    if side.golden is not None:
+        problems = stored_problems(side, str(path))
+        if side.heatmap_size is None or fit(problems, side.heatmap_size):
+            compare(loaded, problems, side.precision, None).check(f"{path.name}, built again, in {loaded.name}")
     return loaded, Choice(loaded.name, device, loaded.detail, f"built again from the ONNX, because {reason}")
 
 

@@ -7,7 +7,7 @@ May use: the other files of export, backends, verify, sidecar, weights, errors, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -15,6 +15,8 @@ from typing import get_args
 from port_deploy.backends.base import Backend
 from port_deploy.config import ModelSpec
 from port_deploy.errors import BackendUnavailableError, InputError, missing_extra
+from port_deploy.export.compare import Problems, compare, fit, stored_problems
+from port_deploy.export.detector.options import DetectorOptions
 from port_deploy.export.engine_options import DEFAULT_BUILD, BuildOptions
 from port_deploy.export.engine_progress import Progress
 from port_deploy.export.staging import publish, staging_folder
@@ -28,8 +30,8 @@ from port_deploy.sidecar import (
     sidecar_path,
     write_sidecar,
 )
-from port_deploy.verify import Problem, Verification, make_problems, verify
-from port_deploy.verify_golden import golden_answers, golden_problems
+from port_deploy.verify import Verification, make_problems
+from port_deploy.verify_golden import golden_answers
 from port_deploy.weights import Model, bundled_models, load_model
 
 MAX_BATCH = 65536
@@ -48,6 +50,7 @@ class ExportOptions:
         batch: Smallest, best and largest B of an engine; the other kinds take any.
         max_px_error: Bound of the verification in pixels; None: the table in verify.py.
         build: How an engine is built beyond that.
+        detector: What stands in front; the artefact then takes images. ONNX and engines only.
     """
 
     kinds: tuple[Kind, ...]
@@ -57,11 +60,12 @@ class ExportOptions:
     batch: tuple[int, int, int] = (1, 8, 256)
     max_px_error: float | None = None
     build: BuildOptions = DEFAULT_BUILD
+    detector: DetectorOptions | None = None
 
     def __post_init__(self) -> None:
         if not self.kinds or set(self.kinds) - set(get_args(Kind)):
             raise InputError(f"expected kinds of artefact among {', '.join(get_args(Kind))}, got {self.kinds!r}")
-        if self.input not in (None, *get_args(InputKind)):
+        if self.input not in (None, "heatmaps", "joints"):
             raise InputError(f"unknown input {self.input!r}: use heatmaps or joints")
         if self.precision not in (None, *get_args(Precision)):
             raise InputError(f"unknown precision {self.precision!r}: use {', '.join(get_args(Precision))}")
@@ -75,6 +79,10 @@ class ExportOptions:
             raise InputError(f"expected a max px error of at least 0, got {self.max_px_error}")
         if self.build != DEFAULT_BUILD and "engine" not in self.kinds:
             raise InputError("--target and other ways to build are for engines: add --trt")
+        if self.detector is not None and set(self.kinds) - {"onnx", "engine"}:
+            raise InputError("a detector is joined in ONNX: use --onnx, --trt or both")
+        if self.detector is not None and self.input is not None:
+            raise InputError("with a detector the artefact takes images: leave out --input")
 
 
 @dataclass(frozen=True)
@@ -118,12 +126,11 @@ def export_model(
         VerificationError: An artefact disagrees with the oracle; nothing was left.
     """
     target = Path(folder).absolute()
-    from_onnx = Path(source).suffix == ".onnx"
     name = str(source) if str(source) in bundled_models() else Path(source).stem
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
         raise InputError(f"expected a model name of letters, digits, '.', '_', '-', got {name!r}: rename the file")
     with staging_folder(target) as staging:
-        run = _OnnxRun(Path(source), name, staging, options) if from_onnx else _ModelRun(source, name, staging, options)
+        run = _choose(source, name, staging, options)
         run.progress = progress
         done = run.write()
         kinds = {*options.kinds, *(["onnx"] if options.build.strip_weights else [])}  # it holds the engine's weights
@@ -131,6 +138,19 @@ def export_model(
         files = [file for e in wanted for file in (e.path.name, sidecar_path(e.path).name)]
         publish(staging, target, files)
     return tuple(replace(e, path=target / e.path.name) for e in wanted)
+
+
+def _choose(source: str | Path, name: str, staging: Path, options: ExportOptions) -> Run:
+    from_onnx = Path(source).suffix == ".onnx"
+    if options.detector is None:
+        return (_OnnxRun if from_onnx else _ModelRun)(source, name, staging, options)
+    if from_onnx:
+        raise InputError("a detector is joined to a model: use a bundled name or a .safetensors, not an .onnx")
+    try:
+        from port_deploy.export.detector.run import DetectorRun
+    except ModuleNotFoundError as error:
+        raise missing_extra(f"exporting {name}", "export") from error
+    return DetectorRun(source, name, staging, options)
 
 
 class Run:
@@ -141,7 +161,11 @@ class Run:
     def __init__(self, name: str, staging: Path, options: ExportOptions) -> None:
         self.name, self.staging, self.options = name, staging, options
 
-    def engine(self, onnx: Exported, problems: Callable[[], Sequence[Problem]] | None) -> Exported:
+    def write(self) -> list[Exported]:
+        """Write and verify every artefact that is wanted, and the ONNX of an engine."""
+        raise NotImplementedError
+
+    def engine(self, onnx: Exported, problems: Callable[[], Problems] | None) -> Exported:
         """Build an engine from an ONNX artefact; without problems that fit it, the ONNX's verification stands."""
         from port_deploy.export.engine_artefact import write_engine
 
@@ -167,12 +191,12 @@ class Run:
         path: Path,
         sidecar: Sidecar,
         load: Callable[[Path], Backend],
-        problems: Sequence[Problem],
+        problems: Problems,
         note: str,
     ) -> Exported:
         """Load the artefact as a user would, compare, and write the result into its sidecar."""
         write_sidecar(path, sidecar)
-        found = verify(load(path), problems, sidecar.precision, self.options.max_px_error)
+        found = compare(load(path), problems, sidecar.precision, self.options.max_px_error)
         found.check(f"{path.name} in {found.backend}")
         return self.recorded(Exported(path, sidecar, found, note))
 
@@ -236,11 +260,11 @@ class _ModelRun(Run):
 class _OnnxRun(Run):
     """From an ONNX artefact, without PyTorch: the oracle's answers come from its sidecar."""
 
-    def __init__(self, source: Path, name: str, staging: Path, options: ExportOptions) -> None:
+    def __init__(self, source: str | Path, name: str, staging: Path, options: ExportOptions) -> None:
         super().__init__(name, staging, options)
         if options.kinds != ("engine",):
             raise InputError("from an .onnx only engines are built: use --trt alone, or start from the .safetensors")
-        self.source, self.sidecar = source, read_sidecar(source, "onnx")
+        self.source, self.sidecar = Path(source), read_sidecar(source, "onnx")
         for what, asked, there in (
             ("input", options.input, self.sidecar.input),
             ("precision", options.precision, self.sidecar.precision),
@@ -250,17 +274,14 @@ class _OnnxRun(Run):
 
     def write(self) -> list[Exported]:
         sidecar = self.sidecar
-        if sidecar.golden is None:
-            raise InputError(f"the sidecar of {self.source} holds no golden answers to verify with: export it again")
-        golden = golden_problems(sidecar.spec, sidecar.input, sidecar.golden)
+        golden = stored_problems(sidecar, str(self.source))
         path = self.staging / f"{self.name}.onnx"
         path.write_bytes(self.source.read_bytes())
         onnx = onnx_verified(self, path, replace(sidecar, file=path.name), golden)
-        fits = sidecar.input == "joints" or tuple(golden[0].questions.first.shape[2:]) == self.options.heatmap_size
-        return [self.engine(onnx, (lambda: golden) if fits else None)]
+        return [self.engine(onnx, (lambda: golden) if fit(golden, self.options.heatmap_size) else None)]
 
 
-def onnx_verified(run: Run, path: Path, sidecar: Sidecar, problems: Sequence[Problem]) -> Exported:
+def onnx_verified(run: Run, path: Path, sidecar: Sidecar, problems: Problems) -> Exported:
     """Verify an ONNX artefact in ONNX Runtime, or in the reference evaluator where that cannot run it."""
     from port_deploy.backends import onnxruntime_
     from port_deploy.export.reference import ReferenceBackend

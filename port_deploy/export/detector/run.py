@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`DetectorRun`: one export with a detector in front, from its file to a verified graph and engine.
+
+May use: the other files of export, backends, verify_images, weights, errors. Test: tests/test_export_detector.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from port_deploy.config import ModelSpec
+from port_deploy.detector_info import DetectorInfo, Scale, Values
+from port_deploy.errors import InputError
+from port_deploy.export.detector.apart import Apart, load_photographs
+from port_deploy.export.detector.half import to_half
+from port_deploy.export.detector.head import Alone, Head, find_head, raw_images
+from port_deploy.export.detector.joints import channel_order, check_order, joint_names
+from port_deploy.export.detector.merge import RAW, merge
+from port_deploy.export.detector.options import DetectorOptions
+from port_deploy.export.detector.source import Source, read_source
+from port_deploy.export.graph import build_detector_graph
+from port_deploy.export.package import Exported, ExportOptions, Run, onnx_verified
+from port_deploy.nn.onnx_graph import onnx_graph
+from port_deploy.sidecar import OUTPUTS, Precision
+from port_deploy.verify_images import GOLDEN_IMAGES, ImageProblem, image_golden, random_images
+from port_deploy.weights import Model, load_model
+
+PROBES = 3
+"""Images of the first run, which shows the outputs' shapes: more than one, and not a power of two."""
+SEED = 20
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """A detector that is understood."""
+
+    source: Source
+    alone: Alone
+    head: Head
+    info: DetectorInfo
+
+
+class DetectorRun(Run):
+    """From a model file and a detector, with PyTorch.
+
+    Args:
+        source: The refiner.
+        name: Its name; the artefacts' also has the detector's.
+        staging: Folder to write into.
+        options: With ``detector``.
+    """
+
+    def __init__(self, source: str | Path, name: str, staging: Path, options: ExportOptions) -> None:
+        assert options.detector is not None  # export_model saw to it
+        super().__init__(artefact_name(options.detector.source, name), staging, options)
+        self.model, self.detector = load_model(source), options.detector
+        self.precision = options.precision or "fp32"
+
+    def write(self) -> list[Exported]:
+        """The merged ONNX, and the engine where one is wanted."""
+        given, model = self.detector, self.model
+        joined = understand(read_detector(given), given, model)
+        source, info = joined.source, joined.info
+        apart = Apart(joined.alone, source, info, model)
+        problems, info, note = self._problems(apart, joined)
+        tail, tools = tail_of(model, info, self.precision)
+        proto = source.proto
+        if self.precision == "fp16" and info.precision == "fp32":
+            proto, info = to_half(proto, source.name), replace(info, precision="fp16")
+        merged = merge(proto, tail, source, joined.head, info, model.spec.threshold)
+        path = self.staging / f"{self.name}.onnx"
+        path.write_bytes(merged.SerializeToString(deterministic=True))
+        sidecar = replace(
+            self.describe(path, "onnx", model.spec, "image", self.precision, tools),
+            detector=info,
+            golden=image_golden(problems[1], SEED),
+        )
+        onnx = onnx_verified(self, path, sidecar, problems)
+        done = [self.recorded(replace(onnx, note="; ".join(t for t in (onnx.note, note) if t)))]
+        if "engine" in self.options.kinds:
+            done.append(self.engine(done[0], lambda: problems))
+        return done
+
+    def _problems(self, apart: Apart, joined: _Joined) -> tuple[tuple[ImageProblem, ...], DetectorInfo, str]:
+        """What to verify on, the detector with the range of its values, and what a reader should know."""
+        info, spec = joined.info, self.model.spec
+        images = random_images(info.image_size, GOLDEN_IMAGES, SEED)
+        problems: tuple[ImageProblem, ...] = apart.problems(images, SEED)
+        seen = images
+        if self.detector.images is not None:
+            seen = load_photographs(self.detector.images, info.image_size)
+            real = apart.problems(seen, SEED)
+            check_order(spec.skeleton, _own_joints(real[0]), real[0].confidence)
+            problems = (*problems, *real)
+        low, high = apart.value_range(seen)
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise InputError(f"detector {info.name} answers values that are not finite: see --image-values")
+        return problems, replace(info, value_range=(low, high)), describe(replace(info, value_range=(low, high)), spec)
+
+
+def _own_joints(problem: ImageProblem) -> NDArray[np.float64]:
+    """[B, N, 2]: the detector's own, NaN where PORT rebuilt, so that PORT cannot make a wrong order look right."""
+    return np.where(problem.mask[..., None], np.nan, problem.joints)
+
+
+def tail_of(model: Model, info: DetectorInfo, precision: Precision) -> tuple[Any, dict[str, str]]:
+    """What follows the detector, as a ModelProto, and the versions of what wrote it."""
+    graph = build_detector_graph(model, info, precision)
+    names = (*RAW[info.head], "affine", "threshold")
+    return onnx_graph(graph.module, graph.examples, names, OUTPUTS["image"], graph.dynamic_shapes, {0: "B"})
+
+
+def read_detector(given: DetectorOptions) -> Source:
+    """The detector's graph: its file, or an export of the family."""
+    if given.is_file:
+        return read_source(given)
+    raise InputError(f"no detector {given.source!r}: expected an .onnx file")
+
+
+def understand(source: Source, given: DetectorOptions, model: Model) -> _Joined:
+    """Run a detector once and find its heatmaps, its joints and its scale.
+
+    Raises:
+        InputError: Something does not fit, or has to be said; the message says what.
+    """
+    names = joint_names(given.joints, source.metadata)
+    alone = Alone(source)
+    values: Values = given.values or _said(source.metadata, "values", get_args(Values)) or "unit"
+    probe = random_images(source.size, PROBES, SEED)
+    outputs = alone(raw_images(probe, source, values))
+    head = find_head(outputs, source, given, names)
+    assert names is not None  # find_head insists on them
+    usual: Scale = "corner" if head.kind == "simcc" else "half-pixel"
+    info = DetectorInfo(
+        name=source.name,
+        sha256=source.sha256,
+        outputs=head.outputs,
+        head=head.kind,
+        map_layout=head.layout,
+        map_size=head.map_size,
+        joints=names,
+        order=channel_order(names, model.spec),
+        scale=given.scale or _said(source.metadata, "scale", get_args(Scale)) or usual,
+        image_layout=source.layout,
+        image_type="uint8" if given.uint8 else source.dtype,
+        image_size=source.size,
+        values="byte" if source.dtype == "uint8" else values,
+        precision=source.precision,
+        score=given.score,
+    )
+    return _Joined(source, alone, head, info)
+
+
+def _said(metadata: Mapping[str, str], key: str, choices: tuple[str, ...]) -> Any:
+    """What the file's metadata say of itself: ``port_deploy.scale``, ``port_deploy.values``; None where nothing."""
+    value = metadata.get(f"port_deploy.{key}")
+    return value if value in choices else None
+
+
+def describe(info: DetectorInfo, spec: ModelSpec) -> str:
+    """One line on how a detector was read, for people who check it."""
+    low, high = info.value_range
+    maps = " x ".join(map(str, info.map_size))
+    what = f"{info.head} {', '.join(info.outputs)} ({info.map_layout}, {maps}, values {low:.2g} to {high:.2g})"
+    text = f"{what}, scale {info.scale}, reads {info.values} RGB"
+    lacking = [name for name, c in zip(spec.skeleton.names, info.order, strict=True) if c < 0]
+    if lacking:
+        text += f"; not detected, so always rebuilt: {', '.join(lacking)}"
+    if info.dropped:
+        text += f"; dropped: {', '.join(info.dropped)}"
+    if high > 1.5:
+        text += "; confidence is clipped to 1, so scale its values to 0..1 for thresholds to mean something"
+    return text
+
+
+def artefact_name(detector: str, model: str) -> str:
+    """``efficientpose_mpii16``: the detector's file and the model, of letters that every system takes."""
+    stem = re.sub(r"[^\w.+-]+", "_", Path(detector).stem if detector.endswith(".onnx") else detector).strip("_.")
+    return f"{stem or 'detector'}_{model}"
