@@ -71,7 +71,7 @@ def test_the_simulated_detector_is_less_sure_where_it_is_wrong(name: str) -> Non
         for a, b in pairwise(edges)
     ]
     assert bins == sorted(bins, reverse=True)
-    assert bins[0] > 8 * bins[-1]
+    assert bins[0] > 6 * bins[-1]
 
 
 def test_errors_follow_confidence_as_real_detectors_have_it() -> None:
@@ -100,6 +100,24 @@ def test_another_convention_moves_joints_along_their_bones() -> None:
     heavy_tail = np.exp(0.5**2)  # of the factors exp(N(0, 0.5)), root mean square
     assert moved[:, 0, 0].std() == pytest.approx(0.1 * heavy_tail, rel=0.1)
     assert moved[:, 2, 0].std() == pytest.approx(0.1 * heavy_tail, rel=0.1)
+
+
+def test_what_is_unusual_is_where_the_others_do_not_put_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    along = torch.linspace(-1, 1, 6)[None, :, None] * torch.randn(3000, 1, 2, generator=generator)
+    joints = along + 0.02 * torch.randn(3000, 6, 2, generator=generator)
+    joints[:, 5] += 0.3 * torch.randn(3000, 2, generator=generator)  # the last joint goes its own way
+    joints -= joints.mean(1, keepdim=True)
+    labelled = torch.ones(3000, 6, dtype=torch.bool)
+    graph = Graph.of(CHAIN).with_poses(joints, labelled)
+    usual = graph.surprise(joints, labelled).mean(0)
+    assert usual[5] > 0.8
+    assert usual[:5].max() < 0.6
+    moved = joints[:100].clone()
+    moved[:, 2] += 1.0
+    assert (graph.surprise(moved, labelled[:100])[:, 2] == 1).all()
+    assert not Graph.of(CHAIN).surprise(joints, labelled).any()
+    assert Graph.of(CHAIN).with_poses(joints[:50], labelled[:50]).mean is None
 
 
 def test_limbs_turn_with_what_hangs_on_them() -> None:

@@ -8,7 +8,7 @@ score divided by its ``confidence_divisor``). May use: nn.mjm, skeleton, torch. 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class DetectorModel:
         disc_radius: Its radius, drawn from 0.1 to this.
         drop: Each pose's share of joints hidden one by one is drawn from 0 to this.
         crowd: Chance that a joint is hidden by one right before it; each pose draws its own, up to this.
+        surprise: Chance that a joint that lies where its pose would not have it is hidden; each pose draws its own, up
+            to this. Detectors doubt what is unusual, and a model must not take the unusual for wrong.
         truncation: Share of poses cut by the edge of the picture.
         truncation_down: Share of these cut from below; the others from anywhere.
         level: A seen joint's confidence; each pose draws its own from the range.
@@ -45,7 +47,7 @@ class DetectorModel:
         wrong: Share of joints found elsewhere (``wrong``, at confidence, rate): the share at that confidence, falling
             exponentially above it and never above ``wrong_most``.
         wrong_most: Largest share.
-        partner: Of these, share found at the joint's mirror partner, often with the limb that hangs on it.
+        partner: Of these, share found at the joint's mirror partner, mostly in exchange with it, often with its limb.
         turned: Of the others, share found where the bone that leads to them, turned and stretched, would end.
         carried: Share of the joints farther out that go with these.
         collapse: Of the rest, share found short of their place, on the bone from a neighbour.
@@ -61,6 +63,7 @@ class DetectorModel:
     disc_radius: float = 1.1
     drop: float = 0.25
     crowd: float = 0.2
+    surprise: float = 0.5
     truncation: float = 0.05
     truncation_down: float = 0.0
     level: tuple[float, float] = (0.45, 0.97)
@@ -73,7 +76,7 @@ class DetectorModel:
     wrong: tuple[float, float, float] = (0.28, 0.35, 6.0)
     wrong_most: float = 0.4
     partner: float = 0.0
-    turned: float = 0.6
+    turned: float = 0.7
     carried: float = 0.6
     collapse: float = 0.2
     together: float = 0.9
@@ -133,6 +136,9 @@ class Graph:
         smooth: [N, N], spreads noise over two bones; its rows have norm 1.
         parents: [N], the neighbour on the way to the root; the root's, and that of joints without a way, are their own.
         outward: [N, N] 0 or 1, whether the column's joint lies farther out on the row's limb.
+        mean: [N, 2] of poses; None where nothing is known of them.
+        unusual: [2 N, 2 N], takes a flat pose less the mean to each joint's distance from where the others put it, in
+            units of three times its median.
     """
 
     neighbours: Tensor
@@ -140,6 +146,36 @@ class Graph:
     smooth: Tensor
     parents: Tensor
     outward: Tensor
+    mean: Tensor | None = None
+    unusual: Tensor | None = None
+
+    def with_poses(self, joints: Tensor, labelled: Tensor) -> Graph:
+        """The graph that also knows what is usual, from poses [B, N, 2]: each joint's best linear guess from the rest.
+
+        Where fewer than 20 poses a joint have every label, nothing is known.
+        """
+        whole = joints[labelled.all(-1)].double()
+        if len(whole) < 20 * joints.shape[1]:
+            return self
+        mean = whole.mean(0)
+        flat = (whole - mean).flatten(1)
+        size = flat.shape[1]
+        place = torch.eye(2, dtype=torch.float64).repeat(size // 2, size // 2)  # centred poses would tell each joint's
+        spread = flat.T @ flat / len(flat) + 1e-4 * torch.eye(size, dtype=torch.float64) + 10.0 * place
+        precision = torch.linalg.inv(spread)
+        blocks = precision.view(size // 2, 2, size // 2, 2)
+        own = torch.linalg.inv(torch.stack([blocks[i, :, i] for i in range(size // 2)]))  # [N, 2, 2]
+        residual = torch.einsum("nij,njk->nik", own, precision.view(size // 2, 2, size)).reshape(size, size)
+        distance = (flat @ residual.T).view(len(flat), -1, 2).norm(dim=-1)
+        return replace(self, mean=mean.float(), unusual=(residual / (3.0 * distance.median())).float())
+
+    def surprise(self, joints: Tensor, labelled: Tensor) -> Tensor:
+        """How far each joint [B, N] lies from where the others put it, 0..1; 0 where nothing is known."""
+        if self.mean is None or self.unusual is None:
+            return torch.zeros(labelled.shape)
+        flat = torch.where(labelled.unsqueeze(-1), joints - self.mean, torch.zeros(())).flatten(1)
+        distance: Tensor = (flat @ self.unusual.T).view(*labelled.shape, 2).norm(dim=-1)
+        return distance.clamp(max=1.0)
 
     @classmethod
     def of(cls, skeleton: Skeleton) -> Graph:
@@ -209,7 +245,7 @@ def turn_limbs(
     """
     batch, count = joints.shape[:2]
     angle = 0.8 * torch.randn(batch, count, generator=generator)
-    stretch = uniform((batch, count), 0.5, 1.3, generator)
+    stretch = uniform((batch, count), 0.6, 1.2, generator)
     bone = joints - joints[:, graph.parents]
     cos, sin = stretch * angle.cos(), stretch * angle.sin()
     turned = torch.stack([cos * bone[..., 0] - sin * bone[..., 1], sin * bone[..., 0] + cos * bone[..., 1]], -1)
@@ -261,7 +297,12 @@ def misplace(
 
 
 def simulate_detector(
-    joints: Tensor, labelled: Tensor, model: DetectorModel, graph: Graph, generator: torch.Generator
+    joints: Tensor,
+    labelled: Tensor,
+    model: DetectorModel,
+    graph: Graph,
+    generator: torch.Generator,
+    hidden: Tensor | None = None,
 ) -> Detection:
     """What a detector would say of poses: hidden joints, confidence, and errors that go with it.
 
@@ -271,9 +312,15 @@ def simulate_detector(
         model: The numbers of the simulation.
         graph: Of the skeleton.
         generator: Of every random number.
+        hidden: [B, N] bool, joints that are occluded; None: as `hidden_joints` draws them.
     """
     batch, count = joints.shape[:2]
-    occluded, beyond = hidden_joints(joints, model, generator)
+    if hidden is None:
+        occluded, beyond = hidden_joints(joints, model, generator)
+        odd = graph.surprise(joints, labelled) * uniform((batch, 1), 0.0, model.surprise, generator)
+        occluded |= (torch.rand(batch, count, generator=generator) < odd) & ~beyond
+    else:
+        occluded, beyond = hidden, torch.zeros_like(hidden)
     hidden = occluded | beyond | ~labelled
     confidence = confidences(hidden, model, generator)
     faint = uniform((batch, count), 0.0, 0.15, generator)
@@ -285,7 +332,8 @@ def simulate_detector(
     swapped = wrong & (torch.rand(batch, count, generator=generator) < model.partner)
     limb = (graph.smooth > 0).float() @ swapped.float().unsqueeze(-1) > 0  # within two bones of a swapped joint
     swapped |= limb.squeeze(-1) & (torch.rand(batch, count, generator=generator) < 0.25) & (confidence < 0.8)
-    swapped &= graph.partners != torch.arange(count)
+    both = swapped[:, graph.partners] & (torch.rand(batch, 1, generator=generator) < 0.7)  # an exchange
+    swapped = (swapped | (both & (confidence < 0.8))) & (graph.partners != torch.arange(count))
     turns = wrong & ~swapped & (torch.rand(batch, count, generator=generator) < model.turned)
     placed, carried = turn_limbs(joints, turns, labelled, model, graph, generator)
     lowest = torch.where(turns, confidence, torch.ones(())).amin(-1, keepdim=True)

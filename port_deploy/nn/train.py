@@ -37,6 +37,9 @@ from port_deploy.weights import Model, load_model, save_model
 HELD_OUT_POSES = 1024
 """Most held-out poses of one source that score a checkpoint."""
 
+USUAL_POSES = 8192
+"""Training poses that tell the simulated detector what is unusual."""
+
 SEEN_NOISE = 0.01
 """Location error in sizes of the joints that masked joint modelling leaves visible."""
 
@@ -81,7 +84,7 @@ class Trainer:
         self.epoch_steps = max(1, poses // options.batch)
         self.total_steps = self.epoch_steps * options.epochs
         self.detector = detector_model(spec.skeleton)
-        self.graph = Graph.of(spec.skeleton)
+        self.graph = self._graph()
         self.trials = self._trials()
 
     @property
@@ -198,6 +201,13 @@ class Trainer:
         total = sum(weights[n] for n in sources)
         score = sum(weights[n] * v["error"] for n, v in sources.items()) / total
         return {"score": score, "sources": sources}
+
+    def _graph(self) -> Graph:
+        """The skeleton's graph, and what is usual in the training poses."""
+        generator = torch.Generator().manual_seed(self.options.seed)
+        return Graph.of(self.spec.skeleton).with_poses(
+            *draw_batch(self.sources, USUAL_POSES, self.spec.skeleton, generator)
+        )
 
     def _trials(self) -> dict[str, tuple[Detection, Tensor]]:
         """Held-out poses of each source with their simulated detections: always the same ones."""
