@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What python/module.cpp defines. `native` alone imports it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -67,6 +68,63 @@ def try_decode(
     threads: object,
     /,
 ) -> bool: ...
+
+class CudaRefiner:
+    def __init__(
+        self, data: bytes, source: str, *, device: int = 0, precision: str = "fp16", variant: str | None = None
+    ) -> None: ...
+    def refine(
+        self, joints: int, confidence: int, batch: int, threshold: float, out: Sequence[int], stream: int
+    ) -> None: ...
+    def run(
+        self,
+        maps: int,
+        dtype: str,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        affine: int,
+        threshold: float,
+        out: Sequence[int],
+        stream: int,
+    ) -> None: ...
+    def refine_host(
+        self,
+        joints: Array,
+        confidence: Array,
+        threshold: float,
+        out_joints: Array,
+        out_confidence: Array,
+        out_mask: Array,
+    ) -> None: ...
+    def run_host(
+        self,
+        heatmaps: Array,
+        affine: Array | None,
+        threshold: float,
+        out_joints: Array,
+        out_confidence: Array,
+        out_mask: Array,
+    ) -> None: ...
+    def variant(self, batch: int) -> str: ...
+    @property
+    def device(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+
+def decode_on_device(
+    maps: int,
+    dtype: str,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    codec: str,
+    temperature: float,
+    threshold: float,
+    out: Sequence[int],
+    device: int,
+    stream: int,
+) -> None: ...
 def measure_peak_flops(precision: str = "fp32", seconds: float = 0.1, *, isa: str | None = None) -> float: ...
 def build_info() -> dict[str, Any]: ...
 def cuda_info() -> dict[str, Any]: ...

@@ -15,26 +15,33 @@ from typing import Any, NamedTuple
 
 from port_deploy.errors import InputError
 
-ITEM_BYTES = {"<f4": 4, "<f2": 2, "|b1": 1, "|u1": 1}
-NAMES = {"<f4": "float32", "<f2": "float16", "|b1": "bool", "|u1": "uint8"}
+ITEM_BYTES = {"<f4": 4, "<f2": 2, "<V2": 2, "|b1": 1, "|u1": 1}
+DTYPES = {"<f4": "float32", "<f2": "float16", "<V2": "bfloat16"}
+"""Floating-point types by their ``typestr``; JAX writes bfloat16 like that."""
+NAMES = {**DTYPES, "|b1": "bool", "|u1": "uint8"}
+_TYPESTRS = {name: typestr for typestr, name in NAMES.items()}
 CUDA_DLPACK = frozenset({2, 13})
 """DLPack's device types whose memory a GPU reads: CUDA, CUDA managed."""
 
 
 class DeviceView(NamedTuple):
-    """A dense array in a GPU's memory.
+    """An array in a GPU's memory.
 
     Attributes:
         address: Of its first element.
-        shape: C-contiguous.
+        shape: Of it.
         typestr: As ``__cuda_array_interface__`` has it.
         owner: Keeps the memory alive.
+        strides: In elements; C-contiguous ones unless asked otherwise.
+        device: Number of the GPU, where its library says it.
     """
 
     address: int
     shape: tuple[int, ...]
     typestr: str
     owner: Any = None
+    strides: tuple[int, ...] = ()
+    device: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -44,7 +51,7 @@ class DeviceView(NamedTuple):
     def rows(self, start: int, stop: int) -> DeviceView:
         """Part of it along the first axis, on the same memory."""
         step = math.prod(self.shape[1:]) * ITEM_BYTES[self.typestr]
-        return DeviceView(self.address + start * step, (stop - start, *self.shape[1:]), self.typestr, self.owner)
+        return self._replace(address=self.address + start * step, shape=(stop - start, *self.shape[1:]))
 
 
 def is_on_device(value: Any) -> bool:
@@ -57,34 +64,40 @@ def is_on_device(value: Any) -> bool:
     return ask is not None and int(ask()[0]) in CUDA_DLPACK
 
 
-def device_view(value: Any, name: str, shape: Sequence[int | None], typestr: str, writable: bool = False) -> DeviceView:
+def device_view(
+    value: Any,
+    name: str,
+    shape: Sequence[int | None],
+    typestr: str | tuple[str, ...],
+    writable: bool = False,
+    dense: bool = True,
+) -> DeviceView:
     """An array of the caller's, where it lies.
 
     Args:
         value: Any kind of CUDA array.
         name: What it is, for messages.
         shape: Expected; None where any size does.
-        typestr: Expected.
+        typestr: Expected; several where any of them does.
         writable: It is written to.
+        dense: It must be C-contiguous. If not, its last axis must be.
 
     Raises:
-        InputError: It is not in a GPU's memory, has another shape or type, or is not C-contiguous.
+        InputError: It is not in a GPU's memory, has another shape or type, or other strides.
     """
-    interface = _interface(value, name)
-    found = tuple(int(n) for n in interface["shape"])
-    kind = str(interface["typestr"])
+    view, read_only = _torch_view(value, name) or _interface_view(value, name)
+    found, kinds = view.shape, (typestr,) if isinstance(typestr, str) else typestr
     fits = len(found) == len(shape) and all(want in (None, have) for want, have in zip(shape, found, strict=True))
-    if not fits or kind != typestr:
+    if not fits or view.typestr not in kinds:
         wanted = [n if n is not None else "·" for n in shape]
-        raise InputError(
-            f"expected {name} {NAMES[typestr]} {wanted}, got {NAMES.get(kind, kind)} {list(found)}".replace("'", "")
-        )
-    if not _dense(interface, found):
+        types = " or ".join(NAMES[k] for k in kinds)
+        kind = NAMES.get(view.typestr, view.typestr)
+        raise InputError(f"expected {name} {types} {wanted}, got {kind} {list(found)}".replace("'", ""))
+    if not (_is_dense(view) if dense else found[-1] <= 1 or view.strides[-1] == 1):
         raise InputError(f"expected {name} as a dense array, got one with gaps: pass {name}.contiguous()")
-    address, read_only = interface["data"]
     if writable and read_only:
         raise InputError(f"expected {name} to be writable, got a read-only array")
-    return DeviceView(int(address or 0), found, kind, value)
+    return view
 
 
 def stream_of(stream: Any, arrays: Sequence[Any]) -> int:
@@ -150,38 +163,62 @@ def _current_stream(arrays: Sequence[Any]) -> int:
     return 0
 
 
-def _interface(value: Any, name: str) -> dict[str, Any]:
-    if (tensor := _torch_tensor(value)) is not None:
-        if tensor.device.type != "cuda":
-            raise _elsewhere(name, str(tensor.device))
-        value = tensor.detach() if tensor.requires_grad else tensor
-    elif not hasattr(value, "__cuda_array_interface__") and hasattr(value, "__dlpack__"):
+def _torch_view(value: Any, name: str) -> tuple[DeviceView, bool] | None:
+    """A torch tensor's, from its attributes: its ``__cuda_array_interface__`` takes longer than a refinement."""
+    tensor = _torch_tensor(value)
+    if tensor is None:
+        return None
+    if tensor.device.type != "cuda":
+        raise _elsewhere(name, str(tensor.device))
+    kind = str(tensor.dtype).removeprefix("torch.")
+    typestr = _TYPESTRS.get(kind, kind)
+    return DeviceView(
+        tensor.data_ptr(), tuple(tensor.shape), typestr, value, tuple(tensor.stride()), tensor.get_device()
+    ), False
+
+
+def _interface_view(value: Any, name: str) -> tuple[DeviceView, bool]:
+    if not hasattr(value, "__cuda_array_interface__") and hasattr(value, "__dlpack__"):
         device = int(value.__dlpack_device__()[0])
         if device not in CUDA_DLPACK:
             raise _elsewhere(name, "the CPU" if device == 1 else f"a device of DLPack type {device}")
         for library in ("torch", "cupy"):
             if library in sys.modules:
                 value = sys.modules[library].from_dlpack(value)
+                if (view := _torch_view(value, name)) is not None:
+                    return view
                 break
     try:
-        return dict(value.__cuda_array_interface__)
-    except (AttributeError, TypeError, RuntimeError) as error:  # torch: a dtype that the interface does not know
+        interface = dict(value.__cuda_array_interface__)
+    except (AttributeError, TypeError, RuntimeError) as error:  # a dtype that the interface does not know
         raise InputError(
             f"expected {name} as a CUDA array with __cuda_array_interface__, got {type(value).__name__} ({error}): "
             "torch, CuPy and Numba arrays have it"
         ) from error
+    shape = tuple(int(n) for n in interface["shape"])
+    typestr = str(interface["typestr"])
+    address, read_only = interface["data"]
+    strides, step = interface.get("strides"), int(typestr[2:])
+    if strides is None:
+        elements = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    elif any(s % step for n, s in zip(shape, strides, strict=True) if n > 1):
+        raise InputError(f"expected {name} with strides of whole elements, got {tuple(strides)} bytes: copy it first")
+    else:
+        elements = tuple(int(s) // step for s in strides)
+    number = getattr(getattr(value, "device", None), "id", None)  # CuPy's
+    gpu = number if isinstance(number, int) else None
+    return DeviceView(int(address or 0), shape, typestr, value, elements, gpu), bool(read_only)
 
 
 def _elsewhere(name: str, where: str) -> InputError:
     return InputError(f"expected {name} on the GPU like the other arrays of the call, got it on {where}: move it there")
 
 
-def _dense(interface: dict[str, Any], shape: tuple[int, ...]) -> bool:
-    strides = interface.get("strides")
-    if strides is None or 0 in shape:
+def _is_dense(view: DeviceView) -> bool:
+    if 0 in view.shape:
         return True
-    step = int(str(interface["typestr"])[2:])
-    for size, stride in zip(reversed(shape), reversed(tuple(strides)), strict=True):
+    step = 1
+    for size, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
         if size != 1 and stride != step:
             return False
         step *= size

@@ -64,7 +64,7 @@ class Refiner:
         threshold: float | None = None,
         *,
         threads: int = 0,
-        precision: str = "fp32",
+        precision: str = "auto",
         refine: RefineMode | None = None,
         min_visible: int | None = None,
         max_masked: int | None = None,
@@ -81,7 +81,8 @@ class Refiner:
             backend: A name (``native-cpu``, ``onnxruntime``, …) or ``auto``: for models native-cuda, then native-cpu.
             threshold: δ: a joint of lower confidence is rebuilt; finite, at least 0. None: the model's calibrated one.
             threads: That compute, the caller included; 0 for one per processor.
-            precision: ``fp32`` or ``bf16`` (of the network's matrix products).
+            precision: ``fp32``, ``bf16`` or ``fp16`` (of the network's matrix products; each where the backend has it).
+                ``auto``: fp32 on processors, fp16 in native-cuda; ``refiner.backend`` says which.
             refine: ``masked`` or ``all``: which joints of a refined pose change. None: the model's own.
             min_visible: With fewer visible joints a pose is returned unchanged; at least 2. None: the model's own.
             max_masked: With more masked joints a pose is returned unchanged. None: the model's own.
@@ -92,7 +93,8 @@ class Refiner:
                 model file beside it, or the bundled model that it was made from, in the ``native`` backend, with a
                 warning.
             options: For one backend alone: ``providers`` (onnxruntime: execution providers, as its session takes
-                them), ``hint`` (openvino), ``isa`` (native-cpu: ``generic``, ``avx2``, ``avx512``),
+                them), ``hint`` (openvino), ``isa`` (native-cpu: ``generic``, ``avx2``, ``avx512``), ``variant``
+                (native-cuda: ``block``, ``cluster``, ``throughput``),
                 ``graphs``, ``warm_up``, ``runtime_cache``, ``refit`` (tensorrt, see backends/tensorrt_.py).
 
         Raises:

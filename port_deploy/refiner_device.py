@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from port_deploy.arrays import affine_of_boxes, check_affine
-from port_deploy.backends import native
+from port_deploy.backends import native_cuda
 from port_deploy.config import ModelSpec
 from port_deploy.device_arrays import DeviceView, device_view, empty_like, is_on_device, stream_of
 from port_deploy.errors import BackendUnavailableError, InputError
@@ -42,16 +42,18 @@ def run(
         BackendUnavailableError: The engine takes joints, and this build has no decode for the GPU.
     """
     spec: ModelSpec = backend.spec
-    maps = device_view(heatmaps, "heatmaps", (None, spec.joints, None, None), "<f4")
+    types = getattr(backend, "heatmap_types", "<f4")
+    maps = device_view(heatmaps, "heatmaps", (None, spec.joints, None, None), types, dense=isinstance(types, str))
     batch, _, height, width = maps.shape
     outputs = _outputs(out, heatmaps, "heatmaps", batch, spec.joints)
     matrix = _matrix(heatmaps, boxes, affine, udp, (batch, height, width))
     if backend.takes_heatmaps:
         backend.run_on_device((heatmaps, matrix), threshold, outputs, stream)
         return outputs
-    if not hasattr(native, "decode_on_device"):
+    state = native_cuda.availability()
+    if not state.available:
         raise BackendUnavailableError(
-            f"{backend.name} takes joints, and this build of the core has no decode for the GPU: "
+            f"{backend.name} takes joints, and the core has no decode for the GPU here ({state.detail}): "
             "export the engine with --input heatmaps, or decode before and call refiner.refine"
         )
     if matrix is not None and stream is not None:
@@ -60,7 +62,7 @@ def run(
     decoded = (make((batch, spec.joints, 2), "float32"), *(make((batch, spec.joints), t) for t in ("float32", "bool")))
     queue = stream_of(stream, [heatmaps])
     views = [_view(a, n) for a, n in zip(decoded, ("joints", "confidence", "mask"), strict=True)]
-    native.decode_on_device(maps, spec.codec, spec.temperature, threshold, views, backend.device, queue)
+    native_cuda.decode_on_device(maps, spec.codec, spec.temperature, threshold, views, backend.device, queue)
     points = decoded[0]
     if matrix is not None:
         points = points @ matrix[:, :, :2].swapaxes(1, 2) + matrix[:, None, :, 2]

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "cuda.h"
 #include "decode_call.h"
 #include "host_array.h"
 #include "port/port.hpp"
@@ -198,6 +199,7 @@ PYBIND11_MODULE(_core, m) {
       py::arg("precision") = "fp32", py::arg("seconds") = 0.1, py::kw_only(), py::arg("isa") = py::none());
   m.def("build_info", &build);
   m.def("cuda_info", &cuda);
+  bind_cuda(m);
 }
 
 }  // namespace port::python

@@ -12,7 +12,7 @@ import pytest
 from conftest import random_model
 
 from port_deploy import BackendUnavailableError, InputError, Refiner, backends
-from port_deploy.backends import native, select
+from port_deploy.backends import native, native_cuda, select
 from port_deploy.backends.base import Availability, HostBuffers
 from port_deploy.weights import save_model
 
@@ -24,7 +24,7 @@ def test_every_backend_answers_whether_it_can_run() -> None:
         state = backends.availability(name)
         assert state.detail
         assert "\n" not in state.detail
-        assert state.available or state.remedy or name == "native-cuda"
+        assert state.available or state.remedy
 
 
 def test_every_backend_has_one_entry_and_a_module() -> None:
@@ -55,7 +55,7 @@ def test_auto_never_falls_back_to_another_kind(monkeypatch: pytest.MonkeyPatch) 
 
 def test_cuda_where_there_is_none_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = Availability(False, "no GPU answers", "nvidia-smi says why")
-    monkeypatch.setattr(native, "availability", lambda name: lost)
+    monkeypatch.setattr(native_cuda, "availability", lambda: lost)
     with pytest.raises(BackendUnavailableError, match=r"'cuda' here: no native-cuda, no GPU answers: nvidia-smi"):
         Refiner.load(MODEL, device="cuda")
     with pytest.raises(BackendUnavailableError, match=r"native-cuda cannot run here \(no GPU answers\): nvidia"):

@@ -125,9 +125,10 @@ def test_the_stub_declares_what_the_module_has() -> None:
     tree = ast.parse((files("port_deploy") / "_core.pyi").read_text())
     declared = {n.name for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef))}
     assert declared == {n for n in dir(CORE) if not n.startswith("_")}
-    (stub,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Refiner")
-    methods = {n.name for n in stub.body if isinstance(n, ast.FunctionDef)} - {"__init__"}
-    assert methods == {n for n in dir(CORE.Refiner) if not n.startswith("_")}
+    for name in ("Refiner", "CudaRefiner"):
+        (stub,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+        methods = {n.name for n in stub.body if isinstance(n, ast.FunctionDef)} - {"__init__"}
+        assert methods == {n for n in dir(getattr(CORE, name)) if not n.startswith("_")}
 
 
 def decode_arguments() -> list[Any]:

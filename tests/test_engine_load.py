@@ -19,7 +19,8 @@ from fake_cuda import DeviceArray, FakeCuda
 from fake_tensorrt import fake_runtime
 
 from port_deploy import Refiner
-from port_deploy.backends import cuda_graph, cuda_memory, engine_contexts, native, tensorrt_
+from port_deploy.backends import cuda_graph, cuda_memory, engine_contexts, native_cuda, tensorrt_
+from port_deploy.backends.base import Availability
 from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import BackendUnavailableError, EngineMismatchError, InputError, ModelFileError
 from port_deploy.refined import Refined
@@ -253,7 +254,10 @@ def test_the_core_decodes_in_front_of_an_engine_with_input_joints(place: Place) 
     refiner = place.refiner(graphs=False)
     maps = DeviceArray(place.cuda, RNG.random((4, 21, 4, 6), np.float32))
     _, out = on_device(place.cuda, 4)
-    with pytest.raises(BackendUnavailableError, match="no decode for the GPU: export the engine with --input heatmaps"):
+    place.patch.setattr(native_cuda, "availability", lambda: Availability(False, "no CUDA"))
+    with pytest.raises(
+        BackendUnavailableError, match=r"no decode .* here \(no CUDA\): export .* with --input heatmaps"
+    ):
         refiner(maps, out=out)
     made: list[DeviceArray] = []
 
@@ -266,7 +270,8 @@ def test_the_core_decodes_in_front_of_an_engine_with_input_joints(place: Place) 
         view = place.cuda.at(out[0].address, out[0].size_bytes).view(np.float32)
         place.cuda.put(stream, lambda: view.fill(7))
 
-    place.patch.setattr(native, "decode_on_device", decode, raising=False)
+    place.patch.setattr(native_cuda, "availability", lambda: Availability(True, "a stand-in"))
+    place.patch.setattr(native_cuda, "decode_on_device", decode)
     place.patch.setattr("port_deploy.refiner_device.empty_like", lambda like, name: make)
     stream = place.cuda.cudaStreamCreateWithFlags(0)[1]
     refiner(maps, out=out, stream=stream)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ways to compute the line, one file each, and the list of them. Nothing here imports a backend before it is used.
 
-A module for artefacts has ``load(path, *, threads, device, **options) -> Backend``; ``native`` and ``torch_``, which
-run model files, have ``load(model, *, threads, device, precision) -> Backend``. Every module has
+A module for artefacts has ``load(path, *, threads, device, **options) -> Backend``; ``native``, ``native_cuda`` and
+``torch_``, which run model files, have ``load(model, *, threads, device, precision) -> Backend``. Every module has
 ``availability() -> Availability``; one that serves several names takes the name: ``availability("tensorrt-rtx")``.
 May use: weights, skeleton, config, errors, files. Test: tests/test_backends.py.
 """
@@ -39,7 +39,7 @@ class Entry:
 
 
 ENTRIES = (
-    Entry("native-cuda", "native", MODEL_SUFFIX, ("cuda",)),
+    Entry("native-cuda", "native_cuda", MODEL_SUFFIX, ("cuda",)),
     Entry("native-cpu", "native", MODEL_SUFFIX, ("cpu",)),
     Entry("torch", "torch_", MODEL_SUFFIX, ("cpu", "cuda")),
     Entry("torchscript", "torchscript_", ".ts", ("cpu", "cuda"), "--torchscript"),

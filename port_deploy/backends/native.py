@@ -46,15 +46,10 @@ def translate(error: Exception) -> PortError:
     return kinds.get(error.args[1] if len(error.args) > 1 else "", BackendUnavailableError)(error.args[0])
 
 
-def availability(name: str = "native-cpu") -> Availability:
-    """Whether ``native-cpu`` or ``native-cuda`` can run here."""
+def availability() -> Availability:
+    """Whether ``native-cpu`` can run here."""
     if _core is None:
         return Availability(False, f"the native core is not built: {_why_not}", INSTALL)
-    if name == "native-cuda":
-        cuda = _core.cuda_info()
-        if not cuda["compiled"]:
-            return Availability(False, "this build has no CUDA")
-        return Availability(False, "this version has no CUDA kernels yet")
     try:
         info = _core.build_info()
     except _core.Error as error:

@@ -135,7 +135,7 @@ def open_backend(
         backend: A backend's name, or ``auto``.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: That compute, the caller included; 0 for one per processor.
-        precision: ``fp32`` or ``bf16``; an artefact carries its own.
+        precision: ``fp32``, ``bf16``, ``fp16``; an artefact carries its own. ``auto``: the backend's default.
         changes: Fields of the specification to change (``refine``, ``min_visible``, ``max_masked``).
         options: For the backend alone (``providers`` of onnxruntime, ``isa`` of native-cpu).
 
@@ -155,11 +155,13 @@ def open_backend(
         model = source if isinstance(source, Model) else load_model(source)
         if changes:
             model = with_changes(model, **changes)
-        loaded = module.load(model, threads=threads, device=where, precision=precision, **options)
+        if precision != "auto":
+            options = {**options, "precision": precision}
+        loaded = module.load(model, threads=threads, device=where, **options)
     else:
         if changes:
             raise InputError(f"{', '.join(changes)} of an artefact are fixed when it is exported: port-export it anew")
-        if precision != "fp32":
+        if precision not in ("auto", "fp32"):
             raise InputError("the precision of an artefact is fixed when it is exported: port-export --precision")
         path = Path(source)
         if not path.is_file():

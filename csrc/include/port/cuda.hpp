@@ -92,6 +92,27 @@ class CudaRefiner {
   std::unique_ptr<Impl> impl_;
 };
 
+// A CudaRefiner for arrays in host memory: copies them to the device, computes, copies the results back and waits. For
+// scripts, and for callers whose detector runs elsewhere; the copies cost more than the refinement. Any number of
+// threads may call at once: each waits for its own work only. Device memory is kept from call to call.
+class CudaFromHost {
+ public:
+  // `refiner` must outlive it. Error(kUnavailable): the device has no memory pools.
+  explicit CudaFromHost(const CudaRefiner& refiner);
+  ~CudaFromHost();
+  CudaFromHost(const CudaFromHost&) = delete;
+  CudaFromHost& operator=(const CudaFromHost&) = delete;
+
+  // As Refiner::refine() and Refiner::run(); heatmaps dense. Error(kUnavailable): the device has no memory left.
+  void refine(const float* joints, const float* confidence, std::int64_t batch, float threshold,
+              const Output& out) const;
+  void run(const HeatmapView& heatmaps, const float* affine, float threshold, const Output& out) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
 // The fused decode alone, as port::decode(), on `device` and `stream`.
 void cuda_decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
                  int device, CudaStream stream);

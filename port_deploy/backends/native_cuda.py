@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core's CUDA path as the backend `native-cuda`, and its decode of heatmaps on the GPU: one kernel launch each.
+
+Arrays on the GPU are read and written where they lie, on the caller's stream; nothing is copied, allocated or waited
+for. Arrays in host memory are copied over and back.
+May use: native (which imports `_core`), base, device_arrays, weights, config, errors. Test: tests/test_native_cuda.py,
+tests/test_cuda.py (on a GPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from port_deploy.backends import native
+from port_deploy.backends.base import Availability, FloatArray, HostBuffers
+from port_deploy.config import ModelSpec
+from port_deploy.device_arrays import DTYPES, DeviceView, device_view, stream_of
+from port_deploy.errors import InputError
+from port_deploy.weights import Model
+
+HEATMAP_TYPES = tuple(DTYPES)
+"""What the decode reads."""
+
+
+def availability() -> Availability:
+    """Whether the core has CUDA code and a GPU is there."""
+    state = native.availability()
+    if not state.available:
+        return state
+    cuda = native.core().cuda_info()
+    if not cuda["compiled"]:
+        return Availability(
+            False, "this build has no CUDA", "install the CUDA toolkit (nvcc), then PORT_CUDA=ON pip install ."
+        )
+    if not cuda["devices"]:
+        return Availability(
+            False, cuda["detail"], "run it on a machine with an NVIDIA GPU; nvidia-smi says what is wrong"
+        )
+    names = ", ".join(f"{d['name']} ({'.'.join(map(str, d['compute_capability']))})" for d in cuda["devices"])
+    return Availability(True, names)
+
+
+def device_number(device: str) -> int:
+    """``cuda:1`` is 1, ``cuda`` is 0.
+
+    Raises:
+        InputError: It is no such name.
+    """
+    _, _, index = device.partition(":")
+    if not device.startswith("cuda") or (index and not index.isdecimal()):
+        raise InputError(f"expected device cuda or cuda:N, got {device!r}")
+    return int(index or 0)
+
+
+class CudaBackend:
+    """The core's CudaRefiner. Attributes as `Backend` says.
+
+    Args:
+        model: Specification and the file's bytes, which the core reads itself.
+        device: Number of the GPU.
+        precision: ``fp16``, ``bf16`` or ``fp32``.
+        variant: ``block``, ``cluster``, ``throughput``, or None for the core's choice by batch and GPU.
+    """
+
+    name = "native-cuda"
+    takes_joints = True
+    takes_heatmaps = True
+    takes_device = True
+    heatmap_types = HEATMAP_TYPES
+
+    def __init__(self, model: Model, device: int = 0, precision: str = "fp16", variant: str | None = None) -> None:
+        module = native.core()
+        self.spec: ModelSpec = model.spec
+        self.device = device
+        try:
+            self._native = module.CudaRefiner(
+                model.data, model.source, device=device, precision=precision, variant=variant
+            )
+        except module.Error as error:
+            raise native.translate(error) from None
+        self._error: type[Exception] = module.Error
+        self.weight_bytes: int = self._native.weight_bytes
+        self.detail: str = self._native.description
+
+    def variant(self, batch: int) -> str:
+        """How a batch of that size is spread over the GPU: ``block``, ``cluster`` or ``throughput``."""
+        return str(self._native.variant(batch))
+
+    def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
+        """As `Backend` says: host arrays, copied over and back."""
+        try:
+            self._native.refine_host(joints, confidence, threshold, out.joints, out.confidence, out.mask)
+        except self._error as error:
+            raise native.translate(error) from None
+
+    def run(self, heatmaps: NDArray[Any], affine: FloatArray | None, threshold: float, out: HostBuffers) -> None:
+        """As `Backend` says: host arrays, copied over and back."""
+        try:
+            self._native.run_host(heatmaps, affine, threshold, out.joints, out.confidence, out.mask)
+        except self._error as error:
+            raise native.translate(error) from None
+
+    def run_on_device(
+        self, inputs: Sequence[Any], threshold: float, outputs: Sequence[Any], stream: Any = None
+    ) -> None:
+        """Run on arrays in the GPU's memory, on the caller's stream; the work is queued, nothing is waited for.
+
+        Args:
+            inputs: Joints [B, N, 2] and confidence [B, N], dense float32; or heatmaps [B, N, H, W] of any of
+                HEATMAP_TYPES, whose last axis is dense, and affine [B, 2, 3] float32 (None: heatmap pixels).
+            threshold: δ.
+            outputs: Joints [B, N, 2], confidence [B, N] and mask [B, N], dense; written to.
+            stream: A stream or its handle; None: the current one of the library that the arrays come from.
+
+        Raises:
+            InputError: An array does not fit; nothing has been queued.
+            BackendUnavailableError: CUDA refuses the launch.
+        """
+        count = self.spec.joints
+        is_maps = len(inputs[0].shape) == 4
+        if is_maps:
+            first = device_view(inputs[0], "heatmaps", (None, count, None, None), HEATMAP_TYPES, dense=False)
+        else:
+            first = device_view(inputs[0], "joints", (None, count, 2), "<f4")
+        batch = first.shape[0]
+        second = None
+        if inputs[1] is not None:
+            shape, name = ((batch, 2, 3), "affine") if is_maps else ((batch, count), "confidence")
+            second = device_view(inputs[1], name, shape, "<f4")
+        written = (
+            device_view(outputs[0], "out.joints", (batch, count, 2), "<f4", writable=True),
+            device_view(outputs[1], "out.confidence", (batch, count), "<f4", writable=True),
+            device_view(outputs[2], "out.mask", (batch, count), "|b1", writable=True),
+        )
+        check_device((first, second, *written), self.device)
+        queue = stream_of(stream, [*inputs, *outputs])
+        addresses = [v.address for v in written]
+        try:
+            if is_maps:
+                matrix = second.address if second is not None else 0
+                self._native.run(*_maps(first), matrix, threshold, addresses, queue)
+            else:
+                assert second is not None
+                self._native.refine(first.address, second.address, batch, threshold, addresses, queue)
+        except self._error as error:
+            raise native.translate(error) from None
+
+
+def check_device(views: Sequence[DeviceView | None], device: int) -> None:
+    """Raise unless all arrays lie on that GPU, as far as their libraries say.
+
+    Raises:
+        InputError: One does not.
+    """
+    for view in views:
+        if view is not None and view.device not in (None, device):
+            raise InputError(
+                f"expected arrays on cuda:{device}, got one on cuda:{view.device}: move it there, or load the refiner "
+                f'with device="cuda:{view.device}"'
+            )
+
+
+def _maps(view: DeviceView) -> tuple[int, str, tuple[int, ...], tuple[int, ...]]:
+    return view.address, DTYPES[view.typestr], view.shape, view.strides[:3]
+
+
+def decode_on_device(
+    maps: DeviceView,
+    codec: str,
+    temperature: float,
+    threshold: float,
+    out: Sequence[DeviceView],
+    device: int,
+    stream: int,
+) -> None:
+    """The fused decode alone, queued on ``stream``: joints in heatmap pixels, confidence, mask.
+
+    Args:
+        maps: Heatmaps [B, N, H, W] of any of HEATMAP_TYPES, last axis dense.
+        codec: As for `port_deploy.decode`.
+        temperature: Likewise.
+        threshold: δ.
+        out: Joints [B, N, 2], confidence [B, N], mask [B, N].
+        device: Number of the GPU that all of them lie on.
+        stream: Handle of the CUDA stream.
+
+    Raises:
+        InputError: An argument is out of range.
+        BackendUnavailableError: No CUDA in this build, or CUDA refuses the launch.
+    """
+    check_device((maps, *out), device)
+    module = native.core()
+    addresses = [v.address for v in out]
+    try:
+        module.decode_on_device(*_maps(maps), codec, temperature, threshold, addresses, device, stream)
+    except module.Error as error:
+        raise native.translate(error) from None
+
+
+def load(
+    model: Model, *, threads: int = 0, device: str = "cuda", precision: str = "fp16", variant: str | None = None
+) -> CudaBackend:
+    """The model as a native backend on a GPU.
+
+    Args:
+        model: Specification and the file's bytes.
+        threads: Not used: the host only launches.
+        device: ``cuda`` or ``cuda:N``.
+        precision: ``fp16``, ``bf16`` or ``fp32`` (of the network's matrix products).
+        variant: ``block``, ``cluster``, ``throughput``, or None for the core's choice by batch and GPU.
+
+    Raises:
+        InputError: An option is out of range.
+        ModelFileError: The core finds the bytes unusable.
+        BackendUnavailableError: No CUDA in this build, no such GPU, or it lacks the precision.
+    """
+    return CudaBackend(model, device_number(device), precision, variant)
