@@ -5,6 +5,7 @@
 #   make lint        formatters, types, import rules: reads only       (make format mends what it can)
 #   make bench       measure, store, render README's table             (about ten minutes, on an idle machine)
 #   make test-asan   the C++ tests under sanitizers
+#   make test-emulated  the CUDA kernels' own sources on an emulated GPU, under sanitizers; part of make test
 #   make wheel       dist/*.whl                                        (make test-wheel tries it in a bare environment)
 #   make clean       removes build trees and results                   (make distclean: the virtual environment, too)
 # What is installed lies in .venv; a second run installs nothing and takes seconds.
@@ -27,7 +28,7 @@ CPP_FILES = $(shell find csrc python -type f $(CPP))
 CORE_SOURCES := $(shell find csrc python -type f \( $(CPP) -o -name CMakeLists.txt -o -name '*.cmake' -o -name '*.in' \) \
                   ! -path 'csrc/tests/*' ! -path 'csrc/examples/*')
 
-.PHONY: help install demo test lint format bench test-asan cuda-compile wheel test-wheel clean distclean
+.PHONY: help install demo test lint format bench test-asan test-emulated asan-build cuda-compile wheel test-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -38,7 +39,7 @@ install: $(VENV)/.core
 demo: $(VENV)/.core $(VENV)/.demo
 	$(BIN)/port-demo --output out/demo $(ARGS)
 
-test: $(VENV)/.core $(VENV)/.dev
+test: $(VENV)/.core $(VENV)/.dev $(if $(ARGS),,test-emulated)
 	$(WITH_TOOLS) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.core $(VENV)/.dev
@@ -57,11 +58,16 @@ bench: $(VENV)/.core $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 # The C++ core and its tests under AddressSanitizer and UndefinedBehaviorSanitizer.
-test-asan: $(VENV)/.tools
+test-asan: asan-build
+	$(WITH_TOOLS) ctest --test-dir $(BUILD)/asan --output-on-failure --no-tests=error -LE emulated
+
+test-emulated: asan-build
+	$(WITH_TOOLS) ctest --test-dir $(BUILD)/asan --output-on-failure --no-tests=error -L emulated -j $(JOBS)
+
+asan-build: $(VENV)/.tools
 	$(WITH_TOOLS) cmake -S . -B $(BUILD)/asan -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPORT_CUDA=OFF \
 	  -DPORT_TESTS=ON -DPORT_SANITIZE=ON -DPORT_WERROR=ON
 	$(WITH_TOOLS) cmake --build $(BUILD)/asan
-	$(WITH_TOOLS) ctest --test-dir $(BUILD)/asan --output-on-failure --no-tests=error
 
 # Compiles the CUDA sources for every architecture; needs nvcc, no GPU.
 cuda-compile: $(VENV)/.tools

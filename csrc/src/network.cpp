@@ -95,8 +95,9 @@ std::unique_ptr<Network> make_network(const ModelSpec& spec, const Tensors& tens
                 std::string("bf16 needs AVX512_BF16, and this would run on ") + isa_name(isa) + ": use fp32");
   }
   const int vector_floats = isa == Isa::kAvx512 ? 16 : isa == Isa::kAvx2 ? 8 : 4;
-  PackedNetwork packed = pack(spec, fold(spec, tensors, !bf16), vector_floats, bf16,
-                              tensors.at("head.out.weight").values.data(), tensors.at("head.out.bias").values.data());
+  PackedNetwork packed =
+      pack(spec, fold(spec, tensors, bf16 ? Folding::kRounded : Folding::kExact), vector_floats, bf16,
+           tensors.at("head.out.weight").values.data(), tensors.at("head.out.bias").values.data());
   return std::make_unique<FoldedPort>(std::move(packed), bf16 ? avx512_bf16_forward() : forward_of(isa));
 }
 

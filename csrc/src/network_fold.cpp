@@ -32,8 +32,8 @@ std::vector<double> vector_of(const Tensor& tensor) { return {tensor.values.begi
 
 class Folder {
  public:
-  Folder(const ModelSpec& spec, const Tensors& tensors, bool exact)
-      : spec_(spec), config_(spec.config), tensors_(tensors), exact_(exact) {}
+  Folder(const ModelSpec& spec, const Tensors& tensors, Folding folding)
+      : spec_(spec), config_(spec.config), tensors_(tensors), folding_(folding) {}
 
   FoldedNetwork run() {
     FoldedNetwork net;
@@ -67,13 +67,13 @@ class Folder {
       for (int c = 0; c < d; ++c) mean += centred(r, c) / d;
       for (int c = 0; c < d; ++c) centred(r, c) -= mean;
     }
-    net.low_rank_first = net.rank <= d / 2;
+    net.low_rank_first = folding_ != Folding::kUniform && net.rank <= d / 2;
     Dense identity(d, d);
     for (int c = 0; c < d; ++c) identity(c, c) = 1.0;
     for (int l = 0; l < config_.layers; ++l) {
       const bool low_rank = l == 0 && net.low_rank_first;
-      net.layers.push_back(
-          layer("layers." + std::to_string(l) + ".", low_rank ? centred : identity, exact_ || low_rank));
+      net.layers.push_back(layer("layers." + std::to_string(l) + ".", low_rank ? centred : identity,
+                                 folding_ == Folding::kExact || low_rank));
     }
     net.se1 = transposed(dense(tensors_.at("head.se1.weight"), config_.se_width(), d));
     net.se2 = transposed(dense(tensors_.at("head.se2.weight"), d, config_.se_width()));
@@ -135,12 +135,14 @@ class Folder {
     out.y_cols = hops_ * (basis.rows + 1);
     const long y = out.y_cols;
     const bool gauged = gauge && dh <= y - hops_;
-    const bool narrow = y * y + n * y < y * dh + (gauged ? y - dh : y) * dh + n * dh;
+    const bool uniform = folding_ == Folding::kUniform;
+    const bool narrow = !uniform && y * y + n * y < y * dh + (gauged ? y - dh : y) * dh + n * dh;
     out.score_width = narrow ? out.y_cols : dh;
     const long direct = y * d + n * d, concat = y * dh + n * dh + dh * d, shared = n * y + y * d;
-    out.values = shared < direct && shared < concat ? Values::kShared
-                 : direct <= concat                 ? Values::kDirect
-                                                    : Values::kConcat;
+    out.values = uniform                              ? Values::kDirect
+                 : shared < direct && shared < concat ? Values::kShared
+                 : direct <= concat                   ? Values::kDirect
+                                                      : Values::kConcat;
     const float* out_weight = tensors_.at(prefix + "out.weight").values.data();
     for (int h = 0; h < config_.heads; ++h) {
       FoldedHead head;
@@ -183,15 +185,15 @@ class Folder {
   const ModelSpec& spec_;
   const NetworkConfig& config_;
   const Tensors& tensors_;
-  const bool exact_;
+  const Folding folding_;
   int hops_ = 0;
   double hop_scale_ = 1.0;
 };
 
 }  // namespace
 
-FoldedNetwork fold(const ModelSpec& spec, const Tensors& tensors, bool exact) {
-  return Folder(spec, tensors, exact).run();
+FoldedNetwork fold(const ModelSpec& spec, const Tensors& tensors, Folding folding) {
+  return Folder(spec, tensors, folding).run();
 }
 
 }  // namespace port

@@ -41,8 +41,13 @@ struct FoldedNetwork {
   std::vector<double> se1_bias, se2_bias;
 };
 
-// exact: the products will run in fp32. In bf16 the gauge is left out: it makes queries and keys longer vectors than
-// they need be, and rounding them then costs three times the error for 4 % of the time.
-FoldedNetwork fold(const ModelSpec& spec, const Tensors& tensors, bool exact);
+enum class Folding {
+  kExact,    // for products in fp32
+  kRounded,  // in bf16 the gauge is left out: it makes queries and keys longer vectors than they need be, and rounding
+             // them then costs three times the error for 4 % of the time
+  kUniform,  // for GPUs: every layer and head alike, queries, keys and values (kDirect) each one product with all of Y
+};
+
+FoldedNetwork fold(const ModelSpec& spec, const Tensors& tensors, Folding folding);
 
 }  // namespace port

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels are launched with: plain data for host and device alike. Pointers are the device's.
+// Legend: B poses, N joints, H x W heatmap, D width, L layers, J hop matrices.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __CUDACC__
+#define PORT_BOTH __host__ __device__ __forceinline__
+#else
+#define PORT_BOTH inline
+#endif
+
+namespace port::kernels {
+
+constexpr int kLanes = 32;
+constexpr int kMaxJoints = 32;
+constexpr float kMissing = 1e6f;      // pixels; kMaxCoordinate of model.h
+constexpr float kLeastScale = 1e-3f;  // pixels; kMinScale of model.h
+
+enum class Pixel : int32_t { kFloat, kHalf, kBfloat };
+enum class MapCodec : int32_t { kSoftargmax, kSoftargmaxSum, kArgmax };
+
+// Heatmaps [B][N][H][W]; strides in elements, w has stride 1.
+struct Maps {
+  const void* data;
+  int64_t stride_b, stride_n, stride_h;
+  int32_t height, width;
+  Pixel pixel;
+  MapCodec codec;
+  float factor;  // softargmax: temperature * log2(e)
+};
+
+struct Results {
+  float* joints;      // [B][N][2]
+  float* confidence;  // [B][N] or null
+  uint8_t* mask;      // [B][N] or null
+};
+
+struct DecodeParams {
+  Maps maps;
+  Results out;
+  int64_t count;  // maps: B * N
+  int32_t joints;
+  float threshold;
+};
+
+// What stands around the network; LineSettings of line.h in floats.
+struct LineRules {
+  int32_t min_visible, max_masked;
+  int32_t paper_frame, root, axis;
+  int32_t refine_all, zero_masked;
+  float frame_width, frame_height;
+  float fusion, confidence_divisor;
+};
+
+// One network in one blob of device memory; offsets in bytes from its start, all on 16 bytes. csrc/cuda/pack.cpp fills
+// it and says what lies where.
+struct Network {
+  const unsigned char* blob;
+  int32_t joints, channels, rank, hops, layers;
+  int32_t width, width_ld;  // D, and padded to 16
+  int32_t heads, head_ld;   // heads, and a head's dimension padded to 16
+  int32_t slots;            // groups into which heads and hidden units fall: head h is in slot h % slots
+  int32_t hidden_tiles;     // of 16 hidden units, per slot
+  int32_t se_width;
+  int32_t mask_embedding, residual;
+  float eps;
+  // Of a layer and slot, its share; shares of one layer lie side by side, layer after layer.
+  uint32_t shares, share_bytes;
+  uint32_t qk, value, fc1, fc2, qk_bias, value_bias, fc1_bias;  // from the start of a share
+  uint32_t tables;                                              // hops as sparse rows, row sums: layout.h
+  uint32_t hop_entries;
+  uint32_t embed;               // float [rank][width_ld]
+  uint32_t out_bias, fc2_bias;  // float [layers][width_ld]
+  uint32_t se1, se1_bias;       // float [se_width][width_ld], [se_width]
+  uint32_t se2, se2_bias;       // float [se_width][width_ld], [width_ld]; times -log2(e)
+  uint32_t head, head_bias;     // float [2][width_ld], [2]
+};
+
+// How shared memory is laid out, in bytes from its start; csrc/cuda/kernels/layout.h fills it.
+struct Layout {
+  uint32_t table, ring, stage_bytes;  // of the block
+  uint32_t poses, pose_bytes;         // of each pose; the rest counts from the pose's start
+  uint32_t z, y, qk, p, partial, partial_bytes;
+  uint32_t total;
+};
+
+struct LineParams {
+  Network net;
+  LineRules rules;
+  Layout layout;
+  Maps maps;                // maps.data null: from joints and confidence
+  const float* joints;      // [B][N][2]
+  const float* confidence;  // [B][N]
+  const float* affine;      // [B][2][3] or null
+  Results out;
+  int64_t batch;
+  float threshold;
+  int32_t blocks;         // of a cluster; 1: none
+  int32_t heads_at_once;  // of a block, between two barriers
+  int32_t stages;         // layers whose weights are in shared memory at a time (clusters)
+};
+
+}  // namespace port::kernels
