@@ -108,7 +108,8 @@ int main(int argc, char** argv) {
     const auto isa = static_cast<port::Isa>(std::min(kind, 2));
     const port::Precision precision = kind == 3 ? port::Precision::kBfloat16 : port::Precision::kFloat32;
     if (!port::isa_available(isa) || (kind == 3 && !port::bf16_available())) continue;
-    const double folded = flop_folded(spec, port::fold(spec, tensors, kind != 3 ? port::Folding::kExact : port::Folding::kRounded));
+    const double folded =
+        flop_folded(spec, port::fold(spec, tensors, kind != 3 ? port::Folding::kExact : port::Folding::kRounded));
     double start = seconds();
     const auto network = port::make_network(spec, tensors, isa, precision);
     std::printf("%s %s: folded and packed in %.1f ms to %.2f MB, %.1f MFLOP a pose\n", port::isa_name(isa),
