@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plot beside a result: microseconds a pose over the batch size, one thread, warm; native in front."""
+"""The plot beside a result, native in front: microseconds over the batch size.
+
+Of a processor: a pose, one thread, warm. Of a GPU: a call, from launch to synchronised, and the floor.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     series = lines_of(result)
+    gpu = result["machine"].get("gpu")
     with plt.rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT}):
         figure, axes = plt.subplots(figsize=(8, 4.6), dpi=110)
         peers = 0
@@ -50,14 +54,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes.grid(True, which="major", color=FAINT, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("poses a call (B)")
-        axes.set_ylabel("µs a pose, median")
+        axes.set_ylabel("µs a call, median" if gpu else "µs a pose, median")
+        if floor := result.get("floor"):
+            axes.axhline(floor["launch"]["p50_us"], color=INK, linewidth=1, linestyle=":", label="floor: one launch")
         machine = result["machine"]
-        axes.set_title(
-            f"{result['model']['name']}, {series_input(result)}, one thread, warm caches\n"
-            f"{machine['cpu']} ({machine['architecture']})",
-            loc="left",
-            fontsize=10.5,
-        )
+        how = "launch to synchronised" if gpu else "one thread, warm caches"
+        where = gpu["name"] if gpu else f"{machine['cpu']} ({machine['architecture']})"
+        axes.set_title(f"{result['model']['name']}, {series_input(result)}, {how}\n{where}", loc="left", fontsize=10.5)
         handles, labels = axes.get_legend_handles_labels()
         last = {line.get_label(): float(line.get_ydata()[-1]) for line in axes.lines}
         order = sorted(range(len(labels)), key=lambda i: -last[labels[i]])  # as the lines end, top to bottom
@@ -79,10 +82,11 @@ def series_input(result: dict[str, Any]) -> str:
 
 
 def lines_of(result: dict[str, Any]) -> list[tuple[str, str, list[tuple[int, float]]]]:
-    """Backend, precision and (B, µs a pose) of every line, in the order of the table."""
+    """Backend, precision and (B, µs) of every line, in the order of the table."""
     kind = series_input(result)
     found: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for row in result["rows"]:
         if row["threads"] == 1 and row["cache"] == "warm" and row["input"] == kind:
-            found.setdefault((row["backend"], row["dtype"]), []).append((row["batch"], row["p50_us"] / row["batch"]))
+            each = 1 if "gpu" in result["machine"] else row["batch"]
+            found.setdefault((row["backend"], row["dtype"]), []).append((row["batch"], row["p50_us"] / each))
     return [(name, dtype, sorted(points)) for (name, dtype), points in found.items()]

@@ -7,6 +7,7 @@ benchmarks/ stores it and renders the README from it. Test: tests/test_bench.py.
 
 from port_deploy.bench.plan import Plan
 from port_deploy.bench.report import markdown
+from port_deploy.bench.report_cuda import markdown_cuda
 from port_deploy.bench.suite import measure
 
-__all__ = ["Plan", "markdown", "measure"]
+__all__ = ["Plan", "markdown", "markdown_cuda", "measure"]

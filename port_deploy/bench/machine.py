@@ -21,7 +21,17 @@ from port_deploy.errors import PortError
 DEFAULT_CACHE_BYTES = 32 << 20
 """Where the system does not tell the size of its last-level cache."""
 
-LIBRARIES = ("port-deploy", "numpy", "torch", "onnx", "onnxruntime", "openvino")
+LIBRARIES = (
+    "port-deploy",
+    "numpy",
+    "torch",
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+)
 
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve", "bf16")
 
@@ -48,7 +58,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """A file name for a machine: ``amd-epyc-zen4-2core``."""
+    """A file name for a machine: ``amd-epyc-zen4-2core``, or for its GPU: ``nvidia-h100-80gb-hbm3``."""
+    if gpu := machine.get("gpu"):
+        return "-".join(re.sub(r"[^a-z0-9]+", " ", gpu["name"].lower()).split())
     text = f"{machine['cpu']} {machine['architecture']} {machine['processors']}core"
     text = re.sub(r"\((r|tm)\)|processor|cpu|@.*?ghz|\d+-core", " ", text.lower())
     words = re.sub(r"[^a-z0-9]+", " ", text).split()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One function per backend that makes the call to be timed, the way its own manual makes it fast.
+"""One function per backend on the processor that makes the call to be timed, the way its own manual makes it fast.
 
 `native-cpu` is timed through the public `Refiner` with ``out=``, its checks included. The peers run artefacts of
 port_deploy.export through their own APIs, with none of this package's code around the call: inputs lie where the
@@ -10,9 +10,7 @@ May use: export, refiner, weights, errors; torch, onnxruntime, openvino inside t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,71 +19,10 @@ from numpy.typing import NDArray
 from port_deploy.backends import native
 from port_deploy.backends.artefact import first_line, require_library
 from port_deploy.bench.inputs import Poses
-from port_deploy.bench.plan import Contestant
+from port_deploy.bench.job import Bind, Bound, Job, artefact_file, artefact_precision
 from port_deploy.errors import BackendUnavailableError, InputError
-from port_deploy.sidecar import INPUTS, OUTPUTS, InputKind
+from port_deploy.sidecar import INPUTS, OUTPUTS
 from port_deploy.weights import load_model
-
-MODEL_NAME = "model"
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A backend with its inputs in place.
-
-    Attributes:
-        call: One inference; this alone is timed.
-        read: Joints [B, N, 2], confidence [B, N] and mask [B, N] of the last call.
-    """
-
-    call: Callable[[], object]
-    read: Callable[[], Iterable[NDArray[Any]]]
-
-
-Bind = Callable[[Poses], Bound]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker process is to load.
-
-    Attributes:
-        contestant: Backend and precision.
-        kind: ``joints`` or ``heatmaps``.
-        threads: That compute.
-        device: ``cpu`` or ``cuda``.
-        folder: Holds the model file and the exported artefacts.
-        cache_bytes: Size of the last-level cache.
-    """
-
-    contestant: Contestant
-    kind: InputKind
-    threads: int
-    device: str
-    folder: Path
-    cache_bytes: int
-
-    @property
-    def model(self) -> Path:
-        """The model file."""
-        return self.folder / f"{MODEL_NAME}.safetensors"
-
-
-ARTEFACTS = {"torchscript": "ts", "aotinductor": "pt2", "onnxruntime": "onnx", "openvino": "onnx"}
-"""Kind of artefact that a backend needs."""
-
-
-def artefact_precision(job: Job) -> str:
-    """The precision to export with. OpenVINO lowers float32 graphs itself, but not a decode of heatmaps."""
-    hinted = job.contestant.backend == "openvino" and job.contestant.dtype == "bf16" and job.kind == "joints"
-    return "fp32" if hinted else job.contestant.dtype
-
-
-def artefact_file(job: Job) -> Path:
-    """Where the artefact of a job lies. AOTInductor compiles the number of threads in."""
-    kind = ARTEFACTS[job.contestant.backend]
-    threads = f"-{job.threads}" if kind == "pt2" else ""
-    return job.folder / f"{MODEL_NAME}-{artefact_precision(job)}{threads}.{kind}"
 
 
 def open_peer(job: Job) -> tuple[Bind, str]:
@@ -95,6 +32,10 @@ def open_peer(job: Job) -> tuple[Bind, str]:
         InputError: There is no such backend here.
         BackendUnavailableError: Its library is missing, or the processor lacks the precision.
     """
+    if job.device == "cuda":
+        from port_deploy.bench.peers_cuda import open_cuda_peer
+
+        return open_cuda_peer(job)
     openers: dict[str, Callable[[Job], tuple[Bind, str]]] = {
         "native-cpu": _native,
         "torch": _torch,
@@ -135,29 +76,29 @@ def _outputs(poses: Poses) -> tuple[NDArray[np.float32], NDArray[np.float32], ND
 
 
 def _torch(job: Job) -> tuple[Bind, str]:
-    return _bind_torch(_module(job), job), _on_torch("eager", job)
+    return _bind_torch(_module(job)), _on_torch("eager")
 
 
 def _torch_compile(job: Job) -> tuple[Bind, str]:
     module = _module(job)
     import torch
 
-    return _bind_torch(torch.compile(module, dynamic=False), job), _on_torch("torch.compile, fixed shapes", job)
+    return _bind_torch(torch.compile(module, dynamic=False)), _on_torch("torch.compile, fixed shapes")
 
 
 def _torchscript(job: Job) -> tuple[Bind, str]:
     _require_torch(job)
     import torch
 
-    program = torch.jit.load(str(artefact_file(job)), map_location=job.device)  # type: ignore[no-untyped-call]
-    return _bind_torch(program, job), _on_torch("TorchScript, frozen", job)
+    program = torch.jit.load(str(artefact_file(job)))  # type: ignore[no-untyped-call]
+    return _bind_torch(program), _on_torch("TorchScript, frozen")
 
 
 def _aotinductor(job: Job) -> tuple[Bind, str]:
     _require_torch(job)
     import torch
 
-    return _bind_torch(torch._inductor.aoti_load_package(str(artefact_file(job))), job), _on_torch("AOTInductor", job)
+    return _bind_torch(torch._inductor.aoti_load_package(str(artefact_file(job)))), _on_torch("AOTInductor")
 
 
 def _module(job: Job) -> Any:
@@ -165,45 +106,36 @@ def _module(job: Job) -> Any:
     from port_deploy.export.graph import build_graph
 
     precision: Any = job.contestant.dtype
-    return build_graph(load_model(job.model), job.kind, precision).module.to(job.device)
+    return build_graph(load_model(job.model), job.kind, precision).module
 
 
 def _require_torch(job: Job) -> None:
     require_library("torch", f"timing {job.contestant.backend}", "export")
     import torch
 
-    if job.device == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailableError(
-            f"PyTorch {torch.__version__} finds no CUDA device: use --device cpu, or install a CUDA build of PyTorch"
-        )
     torch.set_num_threads(job.threads)
 
 
-def _on_torch(how: str, job: Job) -> str:
+def _on_torch(how: str) -> str:
     import torch
 
-    return f"PyTorch {torch.__version__} {how}, {job.device}"
+    return f"PyTorch {torch.__version__} {how}"
 
 
-def _bind_torch(program: Any, job: Job) -> Bind:
+def _bind_torch(program: Any) -> Bind:
     import torch
 
     def bind(poses: Poses) -> Bound:
-        # The tensors are views of the arrays, or stay on the GPU, where every call ends with a synchronisation.
         threshold = np.array([poses.threshold], np.float32)
-        tensors = [torch.from_numpy(a).to(job.device) for a in (poses.first, poses.second, threshold)]
+        tensors = [torch.from_numpy(a) for a in (poses.first, poses.second, threshold)]  # views of the arrays
         answer: list[Any] = []
-        mode, wait = torch.inference_mode, torch.cuda.synchronize
+        mode = torch.inference_mode
 
         def call() -> None:
             with mode():
                 answer[:] = program(*tensors)
 
-        def call_and_wait() -> None:
-            call()
-            wait()
-
-        return Bound(call if job.device == "cpu" else call_and_wait, lambda: [a.cpu().numpy() for a in answer])
+        return Bound(call, lambda: [a.numpy() for a in answer])
 
     return bind
 

@@ -14,7 +14,11 @@ from typing import Literal
 from port_deploy.config import PortConfig
 from port_deploy.errors import InputError
 
-Cache = Literal["warm", "cold"]
+Cache = Literal["warm", "cold", "graph"]
+"""``graph``: on a GPU, the time of a call inside a CUDA graph of many."""
+
+GRAPH = " graph"
+"""Ends the names of contestants whose call is captured in a CUDA graph and replayed."""
 
 CPU_BACKENDS: dict[str, tuple[str, ...]] = {
     "native-cpu": ("fp32", "bf16"),
@@ -28,12 +32,26 @@ CPU_BACKENDS: dict[str, tuple[str, ...]] = {
 """What can be timed on a CPU, in the order of the tables, with the precisions of each. ``torch.compile`` is no backend
 of `Refiner`: it is here because users have it."""
 
+_LOWERED = ("fp32", "fp16", "bf16")
+
 CUDA_BACKENDS: dict[str, tuple[str, ...]] = {
-    "torch": ("fp32", "fp16", "bf16"),
-    "torchscript": ("fp32", "fp16", "bf16"),
-    "torch.compile": ("fp32", "fp16", "bf16"),
+    "native-cuda": _LOWERED,
+    "native-cuda graph": _LOWERED,
+    "torch": _LOWERED,
+    "torch graph": _LOWERED,
+    "torchscript": _LOWERED,
+    "torch.compile": _LOWERED,
+    "torch.compile graph": _LOWERED,
+    "aotinductor": _LOWERED,
+    "aotinductor graph": _LOWERED,
+    "onnxruntime": ("fp32", "fp16"),
+    "tensorrt": _LOWERED,
+    "tensorrt graph": _LOWERED,
 }
 """What can be timed on a GPU, with tensors that stay there and a synchronisation in every call."""
+
+CUDA_BATCHES = (1, 2, 4, 8, 16, 64, 256, 1024)
+CUDA_DTYPES = ("fp32", "fp16")
 
 DTYPES = ("fp32", "bf16", "fp16")
 CACHES: tuple[Cache, ...] = ("warm", "cold")
@@ -81,6 +99,7 @@ class Plan:
         input: ``joints`` or ``heatmaps``.
         warm: Batch sizes measured warm.
         cold: Batch sizes measured cold.
+        graph: Batch sizes measured inside a CUDA graph.
         threads: Numbers of threads, each in processes of its own.
         seconds: Timed for each contestant, batch and cache, over all its turns.
         heatmap_size: Side of the heatmaps.
@@ -95,6 +114,7 @@ class Plan:
     input: str = "joints"
     warm: tuple[int, ...] = BATCHES
     cold: tuple[int, ...] = COLD_BATCHES
+    graph: tuple[int, ...] = ()
     threads: tuple[int, ...] = field(default_factory=lambda: thread_settings())
     seconds: float = 1.0
     heatmap_size: int = 64
@@ -104,7 +124,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name, values, limit in (
-            ("batch", (*self.warm, *self.cold), MAX_BATCH),
+            ("batch", (*self.warm, *self.cold, *self.graph), MAX_BATCH),
             ("threads", self.threads, 256),
         ):
             if not values or any(not 1 <= v <= limit for v in values):
@@ -115,7 +135,7 @@ class Plan:
     @property
     def batches(self) -> tuple[int, ...]:
         """Every batch size, ascending."""
-        return tuple(sorted({*self.warm, *self.cold}))
+        return tuple(sorted({*self.warm, *self.cold, *self.graph}))
 
 
 def thread_settings() -> tuple[int, ...]:
@@ -139,7 +159,8 @@ def contestants(backends: Sequence[str], dtypes: Sequence[str], device: str) -> 
         chosen = tuple(c for c in STANDARD if not dtypes or c.dtype in dtypes)
         if chosen:
             return chosen
-    chosen = tuple(Contestant(n, d) for d in dict.fromkeys(dtypes or ("fp32",)) for n in names if d in known[n])
+    wanted = dtypes or (CUDA_DTYPES if device == "cuda" else ("fp32",))
+    chosen = tuple(Contestant(n, d) for d in dict.fromkeys(wanted) for n in names if d in known[n])
     if not chosen:
         have = "; ".join(f"{name} {', '.join(known[name])}" for name in names)
         raise InputError(f"none of these backends is timed in {', '.join(dtypes)}: there is {have}")

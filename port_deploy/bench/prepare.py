@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from port_deploy.backends import require
 from port_deploy.backends.artefact import first_line
 from port_deploy.bench.inputs import make_poses
-from port_deploy.bench.peers import ARTEFACTS, Job, artefact_file, artefact_precision, open_peer
-from port_deploy.bench.plan import Plan
+from port_deploy.bench.job import Job, artefact_file, artefact_precision
+from port_deploy.bench.peers import open_peer
+from port_deploy.bench.plan import GRAPH, Plan
 from port_deploy.errors import PortError
+from port_deploy.sidecar import sidecar_path
 from port_deploy.weights import load_model
 
 MAX_AT_ONCE = 8
@@ -30,9 +35,9 @@ Key = Path | Job | None
 
 def what_it_needs(job: Job) -> Key:
     """What must be prepared for a job."""
-    if job.contestant.backend in ARTEFACTS:
+    if job.artefact:
         return artefact_file(job)
-    return job if job.contestant.backend == "torch.compile" else None
+    return job if job.contestant.backend.removesuffix(GRAPH) == "torch.compile" else None
 
 
 def prepare(jobs: Sequence[Job], plan: Plan, say: Callable[[str], None]) -> dict[Key, str]:
@@ -55,7 +60,7 @@ def prepare(jobs: Sequence[Job], plan: Plan, say: Callable[[str], None]) -> dict
             if key is None or key in tasks:
                 continue
             if isinstance(key, Path):
-                tasks[key] = key.name, pool.submit(export_artefact, job)
+                tasks[key] = key.name, pool.submit(export_artefact, job, plan.heatmap_size, max(plan.batches))
             else:
                 label = f"{job.contestant}, {job.threads} thread{'s' if job.threads > 1 else ''}"
                 tasks[key] = label, pool.submit(precompile, job, plan.batches, plan.heatmap_size, plan.masked_share)
@@ -76,9 +81,16 @@ def precompile(job: Job, batches: Sequence[int], side: int, masked_share: float)
         bind(make_poses(spec, job.kind, batch, side, masked_share, seed=batch)).call()
 
 
-def export_artefact(job: Job) -> None:
-    """Write a job's artefact. AOTInductor compiles for the number of threads that PyTorch has."""
-    require(job.contestant.backend)
+def export_artefact(job: Job, side: int = 64, largest: int = 256) -> None:
+    """Write a job's artefact. AOTInductor compiles for the number of threads that PyTorch has.
+
+    Args:
+        job: Whose.
+        side: Height and width of the heatmaps that an engine takes.
+        largest: B that an engine must take.
+    """
+    backend = job.contestant.backend.removesuffix(GRAPH)
+    require(backend)
     import torch
 
     from port_deploy.export.graph import build_graph
@@ -86,6 +98,20 @@ def export_artefact(job: Job) -> None:
     torch.set_num_threads(job.threads)
     precision: Any = artefact_precision(job)
     graph, path = build_graph(load_model(job.model), job.kind, precision), artefact_file(job)
+    if path.suffix == ".engine":
+        from port_deploy.export import ExportOptions, export_model
+        from port_deploy.export.engine_options import BuildOptions
+
+        build = BuildOptions(flavour="tensorrt")
+        batch = (1, min(8, largest), largest)
+        options = ExportOptions(("engine",), job.kind, precision, (side, side), batch, float("inf"), build)
+        with tempfile.TemporaryDirectory(dir=job.folder) as staging:
+            for exported in export_model(job.model, staging, options):
+                for file in (exported.path, sidecar_path(exported.path)):
+                    shutil.move(file, path.with_name(file.name.replace(exported.path.stem, path.stem)))
+        return
+    if job.device == "cuda" and path.suffix == ".pt2":
+        graph = replace(graph, module=graph.module.cuda(), examples=tuple(e.cuda() for e in graph.examples))
     if path.suffix == ".onnx":
         from port_deploy.export.to_onnx import write_onnx
 

@@ -30,7 +30,8 @@ def groups(result: Result) -> Iterator[tuple[str, int, str, list[Row]]]:
 
 def title(kind: str, threads: int, cache: str) -> str:
     """``joints, 1 thread, warm caches``."""
-    return f"{kind}, {threads} thread{'s' if threads > 1 else ''}, {cache} caches"
+    where = "inside a CUDA graph" if cache == "graph" else f"{cache} caches"
+    return f"{kind}, {threads} thread{'s' if threads > 1 else ''}, {where}"
 
 
 def matrix(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -89,8 +90,11 @@ def heading(result: Result) -> str:
     features = [f for f in machine["features"] if f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd")]
     cache = max(machine["caches"].values(), default=0) >> 20
     code = f"{commit['hash']}{'+' if commit['dirty'] else ''}" if commit["hash"] else "no commit"
+    gpu = ""
+    if found := machine.get("gpu"):
+        gpu = f"{found['name']} (compute capability {found['compute_capability']}, CUDA {found['cuda']}); "
     return (
-        f"{machine['cpu']} ({machine['architecture']}, {machine['processors']} cores"
+        f"{gpu}{machine['cpu']} ({machine['architecture']}, {machine['processors']} cores"
         f"{', virtual' if machine['virtual'] else ''}, {cache} MiB last-level cache, {', '.join(features)}); "
         f"{machine['os']}, {machine['kernel']}; port-deploy {versions.get('port-deploy', '?')} at {code}, {libraries}; "
         f"{result['date'][:10]}"
@@ -160,7 +164,7 @@ def markdown(result: Result, plot: str | None = None) -> str:
     for failure in result["failures"]:
         body.append([name_of(failure), *["failed" for _ in columns], f"{failure['max_error_px']:.2g} px"])
     ratios = _ratio_rows(result, kind, columns)
-    lines = [_line(header), _line(["---"] + ["---:"] * (len(header) - 1)), *map(_line, body), *map(_line, ratios), ""]
+    lines = [line(header), line(["---"] + ["---:"] * (len(header) - 1)), *map(line, body), *map(line, ratios), ""]
     if plot:
         lines += [f"![µs a pose over the batch size, one thread]({plot})", ""]
     model, method = result["model"], result["method"]
@@ -171,7 +175,7 @@ def markdown(result: Result, plot: str | None = None) -> str:
         f"{method['masked_share']:.0%} of the joints masked; *cold*: the last-level cache swept before each call, as a "
         f"detector in between would. Error: largest distance from the float64 oracle in a 256-pixel crop. {shares}",
         "",
-        *[f"{line}\n" for line in decode_lines(result)],
+        *[f"{sentence}\n" for sentence in decode_lines(result)],
         f"{heading(result)}. Method, every row, p90 and p99: [benchmarks/](benchmarks/README.md).",
     ]
     return "\n".join(lines)
@@ -204,5 +208,6 @@ def _shares(rows: Sequence[Row], result: Result) -> str:
     )
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"

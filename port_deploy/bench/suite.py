@@ -16,8 +16,8 @@ from typing import Any, cast
 from port_deploy.backends import native, require, torch_
 from port_deploy.bench import machine, startup
 from port_deploy.bench.inputs import make_poses
-from port_deploy.bench.peers import MODEL_NAME, Job
-from port_deploy.bench.plan import ROUNDS, Cache, Contestant, Plan, flops_per_pose
+from port_deploy.bench.job import MODEL_NAME, Job
+from port_deploy.bench.plan import GRAPH, ROUNDS, Cache, Contestant, Plan, flops_per_pose
 from port_deploy.bench.prepare import prepare, what_it_needs
 from port_deploy.bench.timing import SWEEP_FACTOR, percentiles
 from port_deploy.bench.worker import ContestantFailed, Worker
@@ -47,7 +47,8 @@ def measure(plan: Plan, say: Say = lambda message: None) -> dict[str, Any]:
         ``machine``, ``versions``, ``compilers``, ``commit``, ``date``, ``model``, ``method``, ``peak`` (FLOP/s of one
         core by precision), ``rows`` (one per backend, precision, batch, threads and cache), ``failures`` (who was
         beyond the tolerance and was not timed), ``skipped`` (who could not take part and why) and, with
-        ``plan.extras``, ``decode`` and ``startup``.
+        ``plan.extras``, ``decode`` and ``startup``; on a GPU ``gpu``, and with extras ``floor``, ``copy_gb_s`` and
+        ``decode_bandwidth``.
 
     Raises:
         InputError: No such model.
@@ -97,6 +98,10 @@ class _Suite:
         if not self.rows and not self.failures:
             raise BackendUnavailableError(f"nothing could be measured: {self.skipped[0]['reason']}")
         described = machine.describe_machine()
+        if plan.device == "cuda":
+            from port_deploy.bench.timing_cuda import describe_gpu
+
+            described["gpu"] = startup.in_process(describe_gpu)
         return {
             "format_version": FORMAT_VERSION,
             "machine": {**described, "slug": machine.slug(described)},
@@ -149,6 +154,8 @@ class _Suite:
 
     def _extras(self, file: Path) -> dict[str, Any]:
         plan = self.plan
+        if plan.device == "cuda":
+            return self._gpu_extras()
         self.say("measuring imports, the first call and the decode alone")
         try:
             require("native-cpu")
@@ -164,6 +171,20 @@ class _Suite:
             "decode": startup.in_process(startup.measure_decode, file, side, share, self.cache_bytes, plan.seconds),
         }
 
+    def _gpu_extras(self) -> dict[str, Any]:
+        from port_deploy.bench.timing_cuda import measure_gpu
+
+        plan, spec = self.plan, self.spec
+        self.say("measuring the floor of a launch, a copy on the GPU and the decode alone")
+        try:
+            require("native-cuda")
+        except PortError as error:
+            self.say(f"  {error}")
+            return {}
+        return startup.in_process(
+            measure_gpu, spec.joints, plan.heatmap_size, spec.codec, spec.temperature, plan.seconds
+        )
+
     def _measure(self, threads: int, folder: Path) -> None:
         plan = self.plan
         label = f"{threads} thread{'s' if threads > 1 else ''}"
@@ -175,10 +196,15 @@ class _Suite:
             for batch in plan.batches:
                 found = self._verified(workers, batch, label)
                 taking_part = [w for w in workers if w in found]
-                for cache, batches, factor in (("warm", plan.warm, 1.0), ("cold", plan.cold, COLD_FACTOR)):
-                    if batch in batches and taking_part:
+                for cache, batches, factor in (
+                    ("warm", plan.warm, 1.0),
+                    ("cold", plan.cold, COLD_FACTOR),
+                    ("graph", plan.graph, 1.0),
+                ):
+                    timed = taking_part if cache != "graph" else [w for w in taking_part if _in_graph(w.job)]
+                    if batch in batches and timed:
                         self.say(f"{label}: timing B = {batch}, {cache}")
-                        self._time(taking_part, found, batch, cast("Cache", cache), factor * plan.seconds / ROUNDS)
+                        self._time(timed, found, batch, cast("Cache", cache), factor * plan.seconds / ROUNDS)
 
     def _verified(self, workers: list[Worker], batch: int, label: str) -> dict[Worker, Verification]:
         """Those that agree with the oracle at this batch size; those that crash leave ``workers``."""
@@ -264,3 +290,8 @@ class _Suite:
 
     def _job(self, contestant: Contestant, threads: int, folder: Path) -> Job:
         return Job(contestant, self.kind, threads, self.plan.device, folder, self.cache_bytes)
+
+
+def _in_graph(job: Job) -> bool:
+    """Whether a call's time inside a CUDA graph is measured: of what is captured anyway."""
+    return job.contestant.backend.endswith(GRAPH)

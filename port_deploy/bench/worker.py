@@ -21,7 +21,8 @@ import numpy as np
 
 from port_deploy.backends.base import FloatArray, HostBuffers
 from port_deploy.bench.inputs import Poses
-from port_deploy.bench.peers import Bind, Job, open_peer
+from port_deploy.bench.job import Bind, Job
+from port_deploy.bench.peers import open_peer
 from port_deploy.bench.plan import Cache
 from port_deploy.bench.timing import Sweeper, cold_block, warm_block
 from port_deploy.config import ModelSpec
@@ -189,7 +190,12 @@ def _answer_orders(pipe: Connection, job: Job, bind: Bind, detail: str) -> None:
         else:
             assert bound is not None  # the suite binds before it times
             cache, seconds = argument
-            if cache == "cold":
+            if cache == "graph":
+                from port_deploy.bench.timing_cuda import graph_block
+
+                assert bound.queue is not None  # whatever runs on a GPU has one
+                pipe.send(("times", graph_block(bound.queue, seconds)))
+            elif cache == "cold":
                 sweep = sweep or Sweeper(job.cache_bytes)
                 pipe.send(("times", cold_block(bound.call, sweep, seconds)))
             else:

@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from port_deploy.bench import Plan, measure
-from port_deploy.bench.plan import BATCHES, COLD_BATCHES, CPU_BACKENDS, DTYPES, contestants, thread_settings
+from port_deploy.bench.plan import (
+    BATCHES,
+    COLD_BATCHES,
+    CPU_BACKENDS,
+    CUDA_BACKENDS,
+    CUDA_BATCHES,
+    DTYPES,
+    contestants,
+    thread_settings,
+)
 from port_deploy.bench.report import comparisons, decode_lines, groups, heading, matrix, number, problems, title
+from port_deploy.bench.report_cuda import blocks, gpu_lines
 from port_deploy.cli.common import Parser, run, say, table, to_json
 from port_deploy.errors import InputError
 from port_deploy.files import check_writable, write_text
@@ -20,6 +30,8 @@ Without options it measures the README's table: all backends, one thread and all
 Times are wall time of one call. warm: calls one after another; cold: the last-level cache is swept before each call,
 as a detector that runs in between would. Backends take turns, each in a process of its own. Exit code 1: a backend
 disagrees with the float64 oracle and was not timed.
+With --device cuda the whole line is timed, from launch to the end of the stream's synchronisation; "NAME graph" is the
+same captured in a CUDA graph, and its rows "graph" the time of a call inside a graph of many.
 
   port-bench --backend native-cpu onnxruntime --batch 1 8 --threads 1 --json out.json
 """
@@ -40,10 +52,18 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--model", default="hand21", help="bundled name or .safetensors (default: hand21)")
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    options.add_argument("--backend", nargs="+", default=[], metavar="NAME", help=", ".join(CPU_BACKENDS))
+    options.add_argument(
+        "--backend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"{', '.join(CPU_BACKENDS)}; on cuda: {', '.join(CUDA_BACKENDS)}",
+    )
     options.add_argument("--dtype", nargs="+", default=[], choices=DTYPES, help="of the encoder's matrix products")
     options.add_argument(
-        "--input", choices=("joints", "heatmaps"), default="joints", help="heatmaps: the whole line (default: joints)"
+        "--input",
+        choices=("joints", "heatmaps"),
+        help="heatmaps: the whole line (default: joints; heatmaps with --device cuda)",
     )
     options.add_argument(
         "--batch",
@@ -51,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=[],
         metavar="B",
-        help=f"poses a call (default: {' '.join(map(str, BATCHES))}; cold {' '.join(map(str, COLD_BATCHES))})",
+        help=f"poses a call (default: {' '.join(map(str, BATCHES))}; cold {' '.join(map(str, COLD_BATCHES))}; "
+        f"cuda {' '.join(map(str, CUDA_BATCHES))})",
     )
     options.add_argument(
         "--threads", nargs="+", type=int, default=[], metavar="N", help="default: 1, and all processors"
@@ -71,17 +92,31 @@ def plan_of(options: argparse.Namespace) -> Plan:
         InputError: An option is out of range, or the options do not go together.
     """
     batches = tuple(sorted(set(options.batch)))
-    selected = bool(options.backend or options.dtype or options.batch or options.input != "joints")
+    selected = bool(options.backend or options.dtype or options.batch or options.input not in (None, "joints"))
+    if options.device == "cuda":
+        return Plan(
+            model=options.model,
+            device="cuda",
+            contestants=contestants(options.backend, options.dtype, "cuda"),
+            input=options.input or "heatmaps",
+            warm=batches or CUDA_BATCHES,
+            cold=(),
+            graph=batches or CUDA_BATCHES,
+            threads=(1,),
+            seconds=options.seconds,
+            extras=not selected,
+            strict=bool(options.backend),
+        )
     return Plan(
         model=options.model,
         device=options.device,
         contestants=contestants(options.backend, options.dtype, options.device),
-        input=options.input,
+        input=options.input or "joints",
         warm=() if options.cache == "cold" else batches or BATCHES,
         cold=() if options.cache == "warm" else batches or COLD_BATCHES,
-        threads=tuple(dict.fromkeys(options.threads)) or (thread_settings() if options.device == "cpu" else (1,)),
+        threads=tuple(dict.fromkeys(options.threads)) or thread_settings(),
         seconds=options.seconds,
-        extras=not selected and options.device == "cpu",
+        extras=not selected,
         strict=bool(options.backend),
     )
 
@@ -108,9 +143,13 @@ def _command(argv: Sequence[str] | None) -> int:
 
 def _print(result: dict[str, Any]) -> None:
     print(heading(result))
-    for kind, threads, cache, rows in groups(result):
-        header, cells = matrix(rows)
-        print(f"\n{title(kind, threads, cache)}: µs a pose, median\n{table(cells, header)}")
+    if "gpu" in result["machine"]:
+        for name, header, cells in blocks(result):
+            print(f"\n{name}\n{table([[c.strip('*') for c in row] for row in cells], header)}")
+    else:
+        for kind, threads, cache, rows in groups(result):
+            header, cells = matrix(rows)
+            print(f"\n{title(kind, threads, cache)}: µs a pose, median\n{table(cells, header)}")
     found = comparisons(result)
     if found:
         print("\nnative against the fastest other backend, µs a call")
@@ -127,5 +166,5 @@ def _print(result: dict[str, Any]) -> None:
             for c in found
         ]
         print(table(lines, ("", "dtype", "B", "native", "fastest other", "its µs", "times faster")))
-    for line in (*decode_lines(result), *problems(result)):
+    for line in (*decode_lines(result), *gpu_lines(result), *problems(result)):
         print(f"\n{line}")
