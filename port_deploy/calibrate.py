@@ -34,6 +34,8 @@ MEASURES = ("epe", "epe_root", "p_epe", "p_epe_paper")
 GUARDED = MEASURES[:3]
 """What must not rise."""
 MIN_POSES = 20
+MAX_POSES = 5000
+"""Of more, so many drawn at random decide: every candidate's errors of every pose are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,10 @@ def calibrate(
     """
     given = np.asarray((np.abs(predictions.detected) <= MAX_COORDINATE).all(-1), np.bool_)
     rows = np.flatnonzero((predictions.labelled & given).any(1))
+    if len(rows) > MAX_POSES:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_POSES, replace=False))
+        predictions, given = subset(predictions, rows), given[rows]
+        rows = np.arange(MAX_POSES)
     if len(rows) < MIN_POSES:
         raise InputError(
             f"{predictions.source}: {len(rows)} poses have a label and a prediction: calibration takes at least "
@@ -227,6 +233,13 @@ def calibrate(
         kept=kept,
         curve=_curve(trials, rows, trials.settings[best]),
     )
+
+
+def subset(predictions: Predictions, rows: NDArray[np.int64]) -> Predictions:
+    """Some poses of a file."""
+    names = ("joints", "detected", "confidence", "labelled")
+    parts = {name: getattr(predictions, name)[rows] for name in names}
+    return replace(predictions, **parts, sizes={k: v[rows] for k, v in predictions.sizes.items()})
 
 
 def from_scores(model: Model, confidence: NDArray[Any], percentile: float = 10.0) -> Calibration:

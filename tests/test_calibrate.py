@@ -78,6 +78,14 @@ def test_it_masks_what_the_model_knows_better(model: Any, file: Path, monkeypatc
     assert "5-fold cross-validation on 120 labelled poses" in found.source
 
 
+def test_of_many_poses_some_decide(model: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions = load_predictions(file, HAND)
+    monkeypatch.setattr(module, "MAX_POSES", 50)
+    found = calibrate(model, predictions, threads=1)
+    assert found.poses == 50
+    assert "on 50 labelled poses" in found.source
+
+
 @pytest.mark.parametrize("noise", [25.0, 60.0])
 def test_a_model_that_knows_nothing_stays_off(
     model: Any, file: Path, monkeypatch: pytest.MonkeyPatch, noise: float
