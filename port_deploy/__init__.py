@@ -27,6 +27,7 @@ from port_deploy.errors import (
 from port_deploy.pose_engine import PoseEngine
 from port_deploy.refined import Refined
 from port_deploy.refiner import Refiner, decode
+from port_deploy.simcc import decode_simcc
 from port_deploy.skeleton import Skeleton, bundled_skeletons
 from port_deploy.weights import bundled_models
 
@@ -53,4 +54,5 @@ __all__ = [
     "bundled_models",
     "bundled_skeletons",
     "decode",
+    "decode_simcc",
 ]

@@ -57,6 +57,31 @@ def decode(
     threads: int = 1,
     isa: str | None = None,
 ) -> None: ...
+def decode_peaks(
+    heatmaps: Array,
+    codec: str,
+    blur: int,
+    threshold: float,
+    out_joints: Array,
+    out_confidence: Array,
+    out_mask: Array,
+    *,
+    threads: int = 1,
+    isa: str | None = None,
+) -> None: ...
+def decode_simcc(
+    simcc_x: Array,
+    simcc_y: Array,
+    split_ratio: float,
+    score: str,
+    threshold: float,
+    out_joints: Array,
+    out_confidence: Array,
+    out_mask: Array,
+    *,
+    threads: int = 1,
+    isa: str | None = None,
+) -> None: ...
 def try_decode(
     heatmaps: object,
     codec: object,

@@ -25,6 +25,14 @@ MIN_SCALE = 1e-3
 """Pixels. Below this spread of the visible joints there is nothing to anchor a frame on: the pose is left alone."""
 
 CodecName = Literal["softargmax", "softargmax-sum", "argmax"]
+"""Codecs of a model: every backend and export decodes with them."""
+
+PeakCodecName = Literal["msra", "dark", "udp"]
+"""Codecs of detectors' own evaluations, which start from the largest pixel: in `decode` and nn.detectors."""
+
+SimccScore = Literal["min", "mean"]
+"""Confidence of a joint from the maxima of its SimCC vectors: MMPose and mmdeploy take the lesser, rtmlib the mean."""
+
 FrameName = Literal["visible", "paper"]
 RefineMode = Literal["masked", "all"]
 

@@ -20,7 +20,7 @@ from port_deploy.backends.base import Backend
 from port_deploy.backends.native import try_decode
 from port_deploy.backends.select import Choice, check_threads, open_backend
 from port_deploy.calibration import calibrated
-from port_deploy.config import CodecName, ModelSpec, RefineMode
+from port_deploy.config import CodecName, ModelSpec, PeakCodecName, RefineMode
 from port_deploy.device_arrays import is_on_device
 from port_deploy.errors import InputError
 from port_deploy.refined import Refined, check_heatmaps, outputs
@@ -236,26 +236,30 @@ class Refiner:
 
 def decode(
     heatmaps: Any,
-    codec: CodecName = "softargmax",
+    codec: CodecName | PeakCodecName = "softargmax",
     temperature: float = DECODE_TEMPERATURE,
     threshold: float = 0.3,
     out: Any = None,
     threads: int = 1,
+    blur: int = 11,
 ) -> Refined:
     """The fused decode alone, eqs. (1), (2), (13). Needs the native core.
 
     Args:
         heatmaps: [B, N, H, W] float32 or float16, B >= 0, N from 1 up.
-        codec: ``softargmax`` (softmax of temperature * map), ``softargmax-sum`` (clipped at 0, divided by the sum), or
-            ``argmax``.
+        codec: ``softargmax`` (softmax of temperature * map), ``softargmax-sum`` (clipped at 0, divided by the sum),
+            ``argmax``; or what MMPose's detectors are evaluated with: ``msra`` (the largest pixel, a quarter pixel
+            towards its larger neighbours), ``dark`` or ``udp`` (one Newton step on the logarithm of the blurred map).
         temperature: Factor inside ``softargmax``; above 0.
         threshold: δ: finite, at least 0.
         out: (joints, confidence, mask) to fill, as for `Refiner`.
         threads: That compute, the caller included.
+        blur: Side of the blur of ``dark`` and ``udp``: odd, 9 to 63; 11 for labels of sigma 2, 17 for sigma 3.
 
     Returns:
         Joints [B, N, 2] in heatmap pixels, confidence [B, N] in 0..1, mask [B, N]: missing or below the threshold. A
-        map that holds NaN or +inf gives a joint of NaN with confidence 0.
+        map that holds NaN or +inf gives a joint of NaN with confidence 0; so does, with ``msra``, ``dark`` and
+        ``udp``, one with nothing above 0.
 
     Raises:
         InputError: An argument does not fit.
@@ -264,12 +268,23 @@ def decode(
     if type(out) is Refined and try_decode(heatmaps, codec, temperature, threshold, *out, threads):
         return out
     delta = check_threshold(threshold)
-    if codec not in get_args(CodecName):
-        raise InputError(f"unknown codec {codec!r}: use one of {', '.join(get_args(CodecName))}")
+    known = (*get_args(CodecName), *get_args(PeakCodecName))
+    if codec not in known:
+        raise InputError(f"unknown codec {codec!r}: use one of {', '.join(known)}")
     if isinstance(temperature, (bool, str)) or not 0 < temperature < float("inf"):
         raise InputError(f"expected a finite temperature above 0, got {temperature!r}")
     check_threads(threads)
     maps, wrap = check_heatmaps(heatmaps, None, True, "")
     buffers, result = outputs(out, maps.shape[0], maps.shape[1], wrap)
-    native.decode(maps, codec, float(temperature), delta, buffers, threads)
+    if codec in get_args(PeakCodecName):
+        native.decode_peaks(maps, codec, check_blur(blur), delta, buffers, threads)
+    else:
+        native.decode(maps, codec, float(temperature), delta, buffers, threads)
     return result
+
+
+def check_blur(blur: Any) -> int:
+    """The side of a blur, or an InputError that says what it must be."""
+    if not isinstance(blur, (int, np.integer)) or isinstance(blur, bool) or not (9 <= blur <= 63 and blur % 2):
+        raise InputError(f"expected an odd blur from 9 to 63, got {blur!r}")
+    return int(blur)

@@ -95,6 +95,35 @@ void decode_maps(const py::array& heatmaps, const std::string& codec, float temp
   decode(view, parsed, temperature, threshold, out, threads, chosen);
 }
 
+void decode_peaks_of(const py::array& heatmaps, const std::string& codec, int blur, float threshold,
+                     const py::array& out_joints, const py::array& out_confidence, const py::array& out_mask,
+                     int threads, const std::optional<std::string>& isa) {
+  const HeatmapView view = heatmap_view(heatmaps);
+  const Output out = output(out_joints, out_confidence, out_mask, view.batch, view.joints);
+  for (const py::array* written : {&out_joints, &out_confidence, &out_mask}) {
+    check_apart(*written, heatmaps, "heatmaps and out", false);
+  }
+  const PeakCodec parsed = peak_codec_from_string(codec);
+  const std::optional<Isa> chosen = parse_isa(isa);
+  const py::gil_scoped_release released;
+  decode_peaks(view, parsed, blur, threshold, out, threads, chosen);
+}
+
+void decode_simcc_of(const py::array& x, const py::array& y, float split_ratio, const std::string& score,
+                     float threshold, const py::array& out_joints, const py::array& out_confidence,
+                     const py::array& out_mask, int threads, const std::optional<std::string>& isa) {
+  const HeatmapView along_x = heatmap_view(x), along_y = heatmap_view(y);
+  const Output out = output(out_joints, out_confidence, out_mask, along_x.batch, along_x.joints);
+  for (const py::array* written : {&out_joints, &out_confidence, &out_mask}) {
+    check_apart(*written, x, "simcc_x and out", false);
+    check_apart(*written, y, "simcc_y and out", false);
+  }
+  const SimccScore rule = simcc_score_from_string(score);
+  const std::optional<Isa> chosen = parse_isa(isa);
+  const py::gil_scoped_release released;
+  decode_simcc(along_x, along_y, split_ratio, rule, threshold, out, threads, chosen);
+}
+
 py::list isa_names(const std::vector<Isa>& isas) {
   py::list names;
   for (const Isa isa : isas) names.append(to_string(isa));
@@ -184,6 +213,12 @@ PYBIND11_MODULE(_core, m) {
   m.def("decode", &decode_maps, py::arg("heatmaps"), py::arg("codec"), py::arg("temperature"), py::arg("threshold"),
         py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"), py::kw_only(), py::arg("threads") = 1,
         py::arg("isa") = py::none());
+  m.def("decode_peaks", &decode_peaks_of, py::arg("heatmaps"), py::arg("codec"), py::arg("blur"), py::arg("threshold"),
+        py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"), py::kw_only(), py::arg("threads") = 1,
+        py::arg("isa") = py::none());
+  m.def("decode_simcc", &decode_simcc_of, py::arg("simcc_x"), py::arg("simcc_y"), py::arg("split_ratio"),
+        py::arg("score"), py::arg("threshold"), py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"),
+        py::kw_only(), py::arg("threads") = 1, py::arg("isa") = py::none());
   static PyMethodDef try_decode_method = {
       "try_decode", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&try_decode)), METH_FASTCALL,
       "The decode, if every argument is exactly what it takes; whether it was done."};

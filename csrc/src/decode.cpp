@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "aligned.h"
 #include "checks.h"
+#include "decode_peak.h"
 #include "decode_pose.h"
 #include "dispatch.h"
 #include "line.h"
@@ -21,6 +23,7 @@ struct DecodeCall {
   const HeatmapView* view;
   const Output* out;
   float threshold;
+  const PeakStep* step;  // after the largest pixel; null: none
 };
 
 void decode_one(void* context, std::int64_t pose) {
@@ -36,6 +39,11 @@ void decode_one(void* context, std::int64_t pose) {
     float* joints = call.out->joints + 2 * row;
     float* confidence = call.out->confidence ? call.out->confidence + row : spare;
     decode_joints(call.kernel, call.shape, *call.view, pose, first, count, scratch.as<float>(), joints, confidence);
+    for (int j = 0; call.step && j < count; ++j) {
+      const std::int64_t at = pose * call.view->stride_b + (first + j) * call.view->stride_n;
+      const char* const map = static_cast<const char*>(call.view->data) + at * (call.shape.half ? 2 : 4);
+      call.step->apply(map, call.shape, joints + 2 * j, confidence + j);
+    }
     if (call.out->mask == nullptr) continue;
     for (int j = 0; j < count; ++j) {
       call.out->mask[row + j] = !(confidence[j] >= call.threshold) || is_missing(joints + 2 * j);
@@ -49,7 +57,29 @@ ThreadPool& shared_pool() {
   return *pool;
 }
 
+void decode_maps(const HeatmapView& heatmaps, Codec codec, float temperature, const PeakStep* step, float threshold,
+                 const Output& out, int threads, std::optional<Isa> isa) {
+  check_host_view(heatmaps);
+  check_positive("temperature", temperature);
+  check_threshold(threshold);
+  const int count = resolve_threads(threads);
+  const Isa chosen = select_isa(isa);
+  if (heatmaps.batch == 0) return;
+  if (out.joints == nullptr) input_error("expected memory for joints [B, N, 2], got a null pointer");
+  const DecodeSettings settings(decode_for(chosen), codec, temperature);
+  DecodeCall call{settings.kernel, settings.shape_of(heatmaps), &heatmaps, &out, threshold, step};
+  for_each_pose(heatmaps.batch, count, &decode_one, &call);
+}
+
 }  // namespace
+
+void for_each_pose(std::int64_t batch, int threads, ThreadPool::Work work, void* context) {
+  if (threads == 1 || batch == 1) {
+    for (std::int64_t pose = 0; pose < batch; ++pose) work(context, pose);
+  } else {
+    shared_pool().run(batch, threads, work, context);
+  }
+}
 
 void decode_joints(DecodeFn kernel, const MapShape& shape, const HeatmapView& view, std::int64_t pose, int first,
                    int count, float* scratch, float* joints, float* confidence) {
@@ -75,20 +105,17 @@ MapShape DecodeSettings::shape_of(const HeatmapView& view) const {
 
 void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
             int threads, std::optional<Isa> isa) {
-  check_host_view(heatmaps);
-  check_positive("temperature", temperature);
-  check_threshold(threshold);
-  const int count = resolve_threads(threads);
-  const Isa chosen = select_isa(isa);
-  if (heatmaps.batch == 0) return;
-  if (out.joints == nullptr) input_error("expected memory for joints [B, N, 2], got a null pointer");
-  const DecodeSettings settings(decode_for(chosen), codec, temperature);
-  DecodeCall call{settings.kernel, settings.shape_of(heatmaps), &heatmaps, &out, threshold};
-  if (count == 1 || heatmaps.batch == 1) {
-    for (std::int64_t pose = 0; pose < heatmaps.batch; ++pose) decode_one(&call, pose);
-  } else {
-    shared_pool().run(heatmaps.batch, count, &decode_one, &call);
+  decode_maps(heatmaps, codec, temperature, nullptr, threshold, out, threads, isa);
+}
+
+void decode_peaks(const HeatmapView& heatmaps, PeakCodec codec, int blur, float threshold, const Output& out,
+                  int threads, std::optional<Isa> isa) {
+  if (blur < kMinBlur || blur > kMaxBlur || blur % 2 == 0) {
+    input_error("expected an odd blur from " + std::to_string(kMinBlur) + " to " + std::to_string(kMaxBlur) + ", got " +
+                std::to_string(blur));
   }
+  const PeakStep step(codec, blur);
+  decode_maps(heatmaps, Codec::kArgmax, 1.0f, &step, threshold, out, threads, isa);
 }
 
 }  // namespace port

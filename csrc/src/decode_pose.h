@@ -6,6 +6,7 @@
 
 #include "decode.h"
 #include "port/port.hpp"
+#include "thread_pool.h"
 
 namespace port {
 
@@ -23,5 +24,8 @@ struct DecodeSettings {
 // scratch: kDecodeScratch floats, 64-byte aligned.
 void decode_joints(DecodeFn kernel, const MapShape& shape, const HeatmapView& view, std::int64_t pose, int first,
                    int count, float* scratch, float* joints, float* confidence);
+
+// work(context, pose) for every pose, on at most `threads` threads, those of the process's one set for decoding.
+void for_each_pose(std::int64_t batch, int threads, ThreadPool::Work work, void* context);
 
 }  // namespace port

@@ -66,9 +66,19 @@ const char* to_string(Precision precision) {
 const char* to_string(CudaVariant variant) {
   return variant == CudaVariant::kBlock ? "block" : variant == CudaVariant::kCluster ? "cluster" : "throughput";
 }
+const char* to_string(PeakCodec codec) {
+  return codec == PeakCodec::kUdp ? "udp" : codec == PeakCodec::kDark ? "dark" : "msra";
+}
+const char* to_string(SimccScore score) { return score == SimccScore::kMean ? "mean" : "min"; }
 
 Codec codec_from_string(const std::string& name) {
   return from_string<Codec>("codec", name, {Codec::kSoftargmax, Codec::kSoftargmaxSum, Codec::kArgmax});
+}
+PeakCodec peak_codec_from_string(const std::string& name) {
+  return from_string<PeakCodec>("codec", name, {PeakCodec::kMsra, PeakCodec::kDark, PeakCodec::kUdp});
+}
+SimccScore simcc_score_from_string(const std::string& name) {
+  return from_string<SimccScore>("score rule", name, {SimccScore::kMin, SimccScore::kMean});
 }
 Isa isa_from_string(const std::string& name) {
   return from_string<Isa>("instruction set", name, {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512});

@@ -165,6 +165,29 @@ def decode(
         raise translate(error) from None
 
 
+def decode_peaks(
+    heatmaps: NDArray[Any], codec: str, blur: int, threshold: float, out: HostBuffers, threads: int = 1
+) -> None:
+    """`decode` with the codecs that start from the largest pixel."""
+    module = core()
+    try:
+        module.decode_peaks(heatmaps, codec, blur, threshold, out.joints, out.confidence, out.mask, threads=threads)
+    except module.Error as error:
+        raise translate(error) from None
+
+
+def decode_simcc(
+    x: NDArray[Any], y: NDArray[Any], split_ratio: float, score: str, threshold: float, out: HostBuffers, threads: int
+) -> None:
+    """SimCC vectors, as maps of one row [B, N, 1, bins], into ``out``: joints in crop pixels, confidence, mask."""
+    module = core()
+    try:
+        buffers = (out.joints, out.confidence, out.mask)
+        module.decode_simcc(x, y, split_ratio, score, threshold, *buffers, threads=threads)
+    except module.Error as error:
+        raise translate(error) from None
+
+
 try_decode: Callable[..., bool] = _core.try_decode if _core is not None else lambda *_: False
 """`decode` of (heatmaps, codec, temperature, threshold, joints, confidence, mask, threads) that nobody has checked.
 

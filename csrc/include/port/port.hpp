@@ -51,6 +51,11 @@ class Error : public std::runtime_error {
 // How a heatmap becomes a joint, eq. (1): expectation under softmax(temperature * map); under the map clipped at 0 and
 // divided by its sum; the first largest pixel in row-major order.
 enum class Codec { kSoftargmax, kSoftargmaxSum, kArgmax };
+// How detectors' own evaluations find a joint from the largest pixel: a quarter pixel towards the larger neighbour; one
+// Newton step on the logarithm of the blurred map, as DARK or as UDP takes it.
+enum class PeakCodec { kMsra, kDark, kUdp };
+// Confidence of a joint from the maxima of its two SimCC vectors: MMPose and mmdeploy take the lesser, rtmlib the mean.
+enum class SimccScore { kMin, kMean };
 // Coordinates that the network sees: relative to the visible joints, or as in the authors' script.
 enum class Frame { kVisible, kPaper };
 // Which joints of a refined pose change: the masked ones, or all.
@@ -65,7 +70,12 @@ const char* to_string(Refine refine);        // "masked", "all"
 const char* to_string(Isa isa);              // "generic", "avx2", "avx512"
 const char* to_string(Precision precision);  // "fp32", "bf16", "fp16"
 
+const char* to_string(PeakCodec codec);   // "msra", "dark", "udp"
+const char* to_string(SimccScore score);  // "min", "mean"
+
 // The inverses. Error(kInput) names the choices.
+PeakCodec peak_codec_from_string(const std::string& name);
+SimccScore simcc_score_from_string(const std::string& name);
 Codec codec_from_string(const std::string& name);
 Isa isa_from_string(const std::string& name);
 Precision precision_from_string(const std::string& name);
@@ -179,6 +189,16 @@ class Refiner {
 // shares one process-wide set of threads. Error(kInput), Error(kUnavailable) as for Refiner.
 void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
             int threads = 1, std::optional<Isa> isa = std::nullopt);
+
+// The same with the codecs that start from the largest pixel. blur: side of the blur of kDark and kUdp, odd, 9 to 63:
+// 11 for labels of sigma 2, 17 for sigma 3. A map with nothing above 0 gives joint (NaN, NaN) and confidence 0 as well.
+void decode_peaks(const HeatmapView& heatmaps, PeakCodec codec, int blur, float threshold, const Output& out,
+                  int threads = 1, std::optional<Isa> isa = std::nullopt);
+
+// SimCC vectors [B][N][bins], as views of height 1, to joints in crop pixels: the largest bin of each axis over
+// split_ratio. A joint is (NaN, NaN) with confidence 0 where the score is not above 0 or a vector holds NaN or +inf.
+void decode_simcc(const HeatmapView& x, const HeatmapView& y, float split_ratio, SimccScore score, float threshold,
+                  const Output& out, int threads = 1, std::optional<Isa> isa = std::nullopt);
 
 // The fastest rate of fused multiply-adds on one core within `seconds` (0..60), in floating-point operations a second,
 // on the calling thread: the yardstick of benchmarks. `isa` as in Options. Error(kInput), Error(kUnavailable).

@@ -2,28 +2,22 @@
 """A detector's outputs to joints and confidence, in PyTorch and in the graph of an export.
 
 Heatmaps through the codecs of `nn.line.Decode` or those that MMPose's own detectors are decoded with (``msra``,
-``dark``, ``udp``); SimCC vectors through `SimccDecode`. May use: spec, nn.line, errors, torch.
+``dark``, ``udp``); SimCC vectors through `SimccDecode`. May use: config, spec, nn.line, errors, torch.
 Test: tests/test_detectors_decode.py holds all against MMPose's recorded answers.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from port_deploy.config import CodecName
+from port_deploy.config import CodecName, PeakCodecName, SimccScore
 from port_deploy.errors import InputError
 from port_deploy.nn.detectors.spec import SPLIT_RATIO, DetectorSpec
 from port_deploy.nn.line import Decode, to_image
-
-PeakCodec = Literal["msra", "dark", "udp"]
-"""Codecs that start from the largest pixel."""
-
-ScoreRule = Literal["min", "mean"]
-"""Confidence of a SimCC joint from the maxima of its vectors: MMPose and mmdeploy take the lesser, rtmlib the mean."""
 
 _LARGEST = 3e38  # above it only infinity; a comparison is false for NaN
 
@@ -60,10 +54,10 @@ class PeakDecode(nn.Module):
 
     blur: Tensor
 
-    def __init__(self, codec: PeakCodec, kernel: int = 11) -> None:
+    def __init__(self, codec: PeakCodecName, kernel: int = 11) -> None:
         super().__init__()
-        if codec not in get_args(PeakCodec):
-            raise InputError(f"unknown codec {codec!r}: use {', '.join(get_args(PeakCodec))}")
+        if codec not in get_args(PeakCodecName):
+            raise InputError(f"unknown codec {codec!r}: use {', '.join(get_args(PeakCodecName))}")
         if kernel % 2 == 0 or not 9 <= kernel <= 63:
             raise InputError(f"expected an odd blur kernel from 9 to 63, got {kernel}")
         self.codec = codec
@@ -165,10 +159,10 @@ class SimccDecode(nn.Module):
         InputError: An option is unusable.
     """
 
-    def __init__(self, split_ratio: float = SPLIT_RATIO, score: ScoreRule = "min") -> None:
+    def __init__(self, split_ratio: float = SPLIT_RATIO, score: SimccScore = "min") -> None:
         super().__init__()
-        if score not in get_args(ScoreRule):
-            raise InputError(f"unknown score rule {score!r}: use {' or '.join(get_args(ScoreRule))}")
+        if score not in get_args(SimccScore):
+            raise InputError(f"unknown score rule {score!r}: use {' or '.join(get_args(SimccScore))}")
         if not 0 < split_ratio < float("inf"):
             raise InputError(f"expected a split ratio above 0, got {split_ratio!r}")
         self.split_ratio, self.score = float(split_ratio), score
@@ -201,13 +195,13 @@ class DetectorDecode(nn.Module):
     def __init__(
         self,
         spec: DetectorSpec,
-        codec: CodecName | PeakCodec = "softargmax",
+        codec: CodecName | PeakCodecName = "softargmax",
         temperature: float = 40.0,
         kernel: int = 11,
-        score: ScoreRule = "min",
+        score: SimccScore = "min",
     ) -> None:
         super().__init__()
-        known = (*get_args(CodecName), *get_args(PeakCodec))
+        known = (*get_args(CodecName), *get_args(PeakCodecName))
         if codec not in known:
             raise InputError(f"unknown codec {codec!r}: use {', '.join(known)}")
         if spec.target == "simcc":
