@@ -30,9 +30,6 @@ CodecName = Literal["softargmax", "softargmax-sum", "argmax"]
 PeakCodecName = Literal["msra", "dark", "udp"]
 """Codecs of detectors' own evaluations, which start from the largest pixel: in `decode` and nn.detectors."""
 
-SimccScore = Literal["min", "mean"]
-"""Confidence of a joint from the maxima of its SimCC vectors: MMPose and mmdeploy take the lesser, rtmlib the mean."""
-
 FrameName = Literal["visible", "paper"]
 RefineMode = Literal["masked", "all"]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`decode_simcc`: the vectors of RTMPose and its kind to joints, confidence and mask, in the native core.
 
-May use: arrays, refined, backends, config, errors, NumPy. Test: tests/test_decode_codecs.py.
+May use: arrays, refined, backends, detector_info, errors, NumPy. Test: tests/test_decode_codecs.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from port_deploy.arrays import FLOAT16, FLOAT32, check_threshold, host_view
 from port_deploy.backends import native
 from port_deploy.backends.select import check_threads
-from port_deploy.config import SimccScore
+from port_deploy.detector_info import ScoreRule
 from port_deploy.errors import InputError
 from port_deploy.refined import Refined, outputs
 
@@ -25,7 +25,7 @@ def decode_simcc(
     simcc_x: Any,
     simcc_y: Any,
     split_ratio: float = 2.0,
-    score: SimccScore = "min",
+    score: ScoreRule = "min",
     threshold: float = 0.3,
     out: Any = None,
     threads: int = 1,
@@ -51,8 +51,8 @@ def decode_simcc(
         BackendUnavailableError: The native core is not built.
     """
     delta = check_threshold(threshold)
-    if score not in get_args(SimccScore):
-        raise InputError(f"unknown score rule {score!r}: use {' or '.join(get_args(SimccScore))}")
+    if score not in get_args(ScoreRule):
+        raise InputError(f"unknown score rule {score!r}: use {' or '.join(get_args(ScoreRule))}")
     if isinstance(split_ratio, (bool, str)) or not 0 < split_ratio < float("inf"):
         raise InputError(f"expected a split ratio above 0, got {split_ratio!r}")
     check_threads(threads)

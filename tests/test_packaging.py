@@ -23,7 +23,12 @@ PACKAGE = ROOT / "port_deploy"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-DISTRIBUTION = {"skimage": "scikit-image", "cuda": "cuda-bindings", "tensorrt_rtx": "tensorrt-rtx-cu13"}
+DISTRIBUTION = {
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "cuda": "cuda-bindings",
+    "tensorrt_rtx": "tensorrt-rtx-cu13",
+}
 """What brings a library, where its name is not the library's own."""
 
 CALLERS_OWN = {"cupy"}

@@ -2,7 +2,7 @@
 """A detector's outputs to joints and confidence, in PyTorch and in the graph of an export.
 
 Heatmaps through the codecs of `nn.line.Decode` or those that MMPose's own detectors are decoded with (``msra``,
-``dark``, ``udp``); SimCC vectors through `SimccDecode`. May use: config, spec, nn.line, errors, torch.
+``dark``, ``udp``); SimCC vectors through `SimccDecode`. May use: config, detector_info, spec, nn.line, errors, torch.
 Test: tests/test_detectors_decode.py holds all against MMPose's recorded answers.
 """
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from port_deploy.config import CodecName, PeakCodecName, SimccScore
+from port_deploy.config import CodecName, PeakCodecName
+from port_deploy.detector_info import ScoreRule
 from port_deploy.errors import InputError
 from port_deploy.nn.detectors.spec import SPLIT_RATIO, DetectorSpec
 from port_deploy.nn.line import Decode, to_image
@@ -159,10 +160,10 @@ class SimccDecode(nn.Module):
         InputError: An option is unusable.
     """
 
-    def __init__(self, split_ratio: float = SPLIT_RATIO, score: SimccScore = "min") -> None:
+    def __init__(self, split_ratio: float = SPLIT_RATIO, score: ScoreRule = "min") -> None:
         super().__init__()
-        if score not in get_args(SimccScore):
-            raise InputError(f"unknown score rule {score!r}: use {' or '.join(get_args(SimccScore))}")
+        if score not in get_args(ScoreRule):
+            raise InputError(f"unknown score rule {score!r}: use {' or '.join(get_args(ScoreRule))}")
         if not 0 < split_ratio < float("inf"):
             raise InputError(f"expected a split ratio above 0, got {split_ratio!r}")
         self.split_ratio, self.score = float(split_ratio), score
@@ -198,7 +199,7 @@ class DetectorDecode(nn.Module):
         codec: CodecName | PeakCodecName = "softargmax",
         temperature: float = 40.0,
         kernel: int = 11,
-        score: SimccScore = "min",
+        score: ScoreRule = "min",
     ) -> None:
         super().__init__()
         known = (*get_args(CodecName), *get_args(PeakCodecName))
