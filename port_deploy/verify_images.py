@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A graph with a detector in it against the two apart: the detector alone, then the float64 oracle.
 
-In float32 every joint counts. A detector in float16 answers slightly other heatmaps, and where there is no peak a
-soft-argmax turns that into whole pixels, in every implementation: there only joints that the detector is sure of count
-(SURE), and a joint may be masked differently within CONFIDENCE_MARGIN of the threshold; the largest error of all joints
-is told beside it. Errors are crop pixels. May use: verify, backends, config, detector_info, errors, NumPy.
-Test: tests/test_verify_images.py.
+In float32 every joint counts. A float16 detector rounds differently in every runtime, and where its maps have no clear
+peak a soft-argmax turns that into whole pixels: there only joints that it is sure of count (SURE), a few may be masked
+differently, and the largest error of all is told beside it. Errors are crop pixels.
+May use: verify, backends, config, detector_info, errors, NumPy. Test: tests/test_verify_images.py.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ EfficientPose II Lite in front of mpii16, crops of 368 px: fp32 0.0003 px; fp16 
 random images, which show it nothing to be sure of; 4 px are one pixel of its heatmaps.
 """
 
-CONFIDENCE_MARGIN: Mapping[str, float] = {"fp32": 1e-4, "fp16": 0.06, "bf16": 0.25}
-"""Largest difference of confidence; so near to δ a joint may be masked differently. That detector in fp16: 0.023."""
+CONFIDENCE_MARGIN: Mapping[str, float] = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.25}
+"""Largest difference of confidence, with an fp16 detector the mean: a joint that moves over the edge of a pixel reads
+another one. So near to δ a joint may be masked differently. That detector in fp16: at most 0.023, mean 0.002."""
 
 SURE = 0.3
 """Confidence from which a joint counts with an fp16 detector, or the upper tenth where none reaches it."""
@@ -72,19 +72,25 @@ class ImageVerification(Verification):
 
     Attributes:
         max_error_all_px: Largest error of any joint in poses that are masked alike.
-        allowed_confidence_error: See CONFIDENCE_MARGIN.
+        mean_confidence_error: Mean difference of confidence.
+        allowed_confidence_error: See CONFIDENCE_MARGIN: of the largest difference, with an fp16 detector of the mean.
+        allowed_mask_disagreements: Joints that may be masked differently: with an fp16 detector 5 % of them.
     """
 
     max_error_all_px: float = 0.0
+    mean_confidence_error: float = 0.0
     allowed_confidence_error: float = 0.0
+    allowed_mask_disagreements: int = 0
+    low_precision: bool = False
 
     @property
     def passed(self) -> bool:
         """Every number is within bounds."""
+        confidence = self.mean_confidence_error if self.low_precision else self.max_confidence_error
         return (
             self.max_error_px <= self.tolerance_px
-            and self.mask_disagreements == 0
-            and self.max_confidence_error <= self.allowed_confidence_error
+            and self.mask_disagreements <= self.allowed_mask_disagreements
+            and confidence <= self.allowed_confidence_error
         )
 
     def summary(self) -> str:
@@ -93,7 +99,7 @@ class ImageVerification(Verification):
             f"max {self.max_error_px:.2g} px, mean {self.mean_error_px:.2g} px (allowed {self.tolerance_px:g} px) on "
             f"{self.joints} joints of {self.poses} crops"
         )
-        if self.mask_disagreements:
+        if self.mask_disagreements > self.allowed_mask_disagreements:
             text += f", {self.mask_disagreements} joints masked differently"
         if self.max_confidence_error > self.allowed_confidence_error:
             text += f", confidence off by {self.max_confidence_error:.2g}"
@@ -116,10 +122,11 @@ def verify_images(
     """
     info = backend.sidecar.detector
     ways = (precision, info.precision) if info is not None else (precision,)
+    low = info is not None and info.precision != "fp32"
     margin, bound = max(CONFIDENCE_MARGIN[w] for w in ways), max(IMAGE_TOLERANCE_PX[w] for w in ways)
     counted: list[NDArray[np.float64]] = []
-    every = confidence_error = 0.0
-    poses = disagreements = 0
+    off: list[NDArray[np.float64]] = []
+    every, poses, disagreements = 0.0, 0, 0
     for problem in problems:
         out = _run(backend, problem)
         near = np.abs(problem.confidence - np.float32(problem.threshold)) <= margin
@@ -129,15 +136,15 @@ def verify_images(
         poses += int(alike.sum())
         error = _distance(out.joints, problem.joints) / problem.scale[:, None]
         sure = np.ones(error.shape, np.bool_)
-        if info is not None and info.precision != "fp32":
+        if low:
             sure = problem.confidence >= min(SURE, float(np.quantile(problem.confidence, 0.9)))
         counted.append(error[alike[:, None] & sure])
         every = max(every, float(error[alike].max(initial=0.0)))
-        off = np.abs(out.confidence - problem.confidence)[problem.clear]
-        confidence_error = max(confidence_error, float(np.nan_to_num(off, nan=np.inf).max(initial=0.0)))
+        off.append(np.nan_to_num(np.abs(out.confidence - problem.confidence)[problem.clear], nan=np.inf).ravel())
     errors = np.concatenate(counted) if counted else np.empty(0)
     if errors.size == 0 or not any(p.mask.any() for p in problems):
         raise InputError("nothing was compared: no pose of these crops has a rebuilt joint, so give real photographs")
+    differences = np.concatenate(off)
     return ImageVerification(
         backend=backend.name,
         detail=backend.detail,
@@ -148,9 +155,12 @@ def verify_images(
         mean_error_px=float(errors.mean()),
         mask_disagreements=disagreements,
         altered_joints=0,
-        max_confidence_error=confidence_error,
+        max_confidence_error=float(differences.max()),
         max_error_all_px=every,
+        mean_confidence_error=float(differences.mean()),
         allowed_confidence_error=margin,
+        allowed_mask_disagreements=int(0.05 * differences.size) if low else 0,
+        low_precision=low,
     )
 
 

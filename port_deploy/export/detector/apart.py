@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The right answers for a graph with a detector: the detector alone in ONNX Runtime, NumPy, then the float64 oracle.
+"""The right answers for a graph with a detector: the detector alone, NumPy, then the float64 oracle.
 
 Nothing of `merge` or `nn.detector_line` is used: channels are picked, SimCC is decoded and scales are applied here once
 more. May use: head, detector_info, verify, verify_images, backends, NumPy. Test: tests/test_export_detector.py.
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from port_deploy.detector_info import DetectorInfo, prepare
 from port_deploy.errors import InputError, missing_extra
-from port_deploy.export.detector.head import Alone, raw_images
-from port_deploy.export.detector.source import Source
+from port_deploy.export.detector.head import raw_images
+from port_deploy.export.detector.source import Ask, Source
 from port_deploy.verify import Problem, solve
 from port_deploy.verify_images import ImageProblem, affine_scale, random_affine
 from port_deploy.verify_problems import Questions
@@ -32,13 +32,13 @@ class Apart:
     """Detector and oracle, one after the other.
 
     Args:
-        alone: The detector in ONNX Runtime.
+        alone: Answers the detector's outputs.
         source: The detector.
         info: Its channels, scale and pixels.
         model: The refiner.
     """
 
-    def __init__(self, alone: Alone, source: Source, info: DetectorInfo, model: Model) -> None:
+    def __init__(self, alone: Ask, source: Source, info: DetectorInfo, model: Model) -> None:
         self.alone, self.source, self.info, self.model = alone, source, info, model
 
     def problems(self, images: NDArray[np.uint8], seed: int) -> tuple[ImageProblem, ImageProblem]:

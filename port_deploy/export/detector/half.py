@@ -112,6 +112,7 @@ class _Halver:
                 continue
             if not becomes_half and (keep or bare or not _allows(schema.outputs, i)):
                 node.output[i] = f"{name}.fp32"
+                self.full[renamed.get(name, name)] = node.output[i]
                 self._cast(node.output[i], renamed.get(name, name), half)
             else:
                 node.output[i] = renamed.get(name, name)

@@ -92,6 +92,8 @@ def merge(detector: Any, tail: Any, source: Source, head: Head, info: DetectorIn
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
+    if info.image_type == "uint8":
+        _cast_first(graph, image)
     _prune(graph)
     imports = {o.domain: o.version for model in (first, second) for o in model.opset_import}
     model = helper.make_model(
@@ -138,6 +140,33 @@ def _lead(info: DetectorInfo, target: str, dtype: int) -> tuple[list[Any], list[
         helper.make_node("Cast", [f"{_LEAD}scaled"], [target], name=f"{_LEAD}lead", to=dtype),
     ]
     return nodes, initializers
+
+
+_MOVES = frozenset({"Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Slice", "Gather"})
+"""Operators that only move values about."""
+
+
+def _cast_first(graph: Any, image: str) -> None:
+    """Turn uint8 crops into floats before they are moved about: TensorRT takes uint8 for nothing but a Cast.
+
+    Done only where every path from the image leads over _MOVES to a Cast: then the values are the same.
+    """
+    from onnx import TensorProto, helper
+
+    reached = [image]
+    for name in reached:
+        for node in graph.node:
+            if name not in node.input or node.op_type == "Cast":
+                continue
+            if node.op_type not in _MOVES or node.input[0] != name or node.domain:
+                return
+            reached.append(node.output[0])
+    for node in graph.node:
+        node.input[:] = [f"{_LEAD}real" if n == image else n for n in node.input]
+    cast = helper.make_node("Cast", [image], [f"{_LEAD}real"], name=f"{_LEAD}real", to=TensorProto.FLOAT)
+    nodes = [cast, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _rename(graph: Any, names: dict[str, str]) -> None:

@@ -7,10 +7,12 @@ May use: options, files, errors, onnx. Test: tests/test_export_detector.py.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from port_deploy.backends.artefact import first_line
 from port_deploy.detector_info import Arithmetic, ImageType, Layout
@@ -27,6 +29,10 @@ MAX_BYTES = (1 << 31) - (64 << 20)
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 
 
+Ask = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
+"""Images as the detector takes them to its outputs by name."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A detector that was read.
@@ -41,6 +47,8 @@ class Source:
         size: (H, W) of the images.
         metadata: Of the file.
         precision: Of its weights, the lowest of them.
+        in_pytorch: Answers its outputs for images in PyTorch, where it came from there.
+        lower: Makes its graph in another precision; None: `half.to_half` does.
     """
 
     name: str
@@ -52,6 +60,8 @@ class Source:
     size: tuple[int, int]
     metadata: dict[str, str]
     precision: Arithmetic
+    in_pytorch: Ask | None = None
+    lower: Callable[[str], Any] | None = None
 
 
 def read_source(options: DetectorOptions) -> Source:
