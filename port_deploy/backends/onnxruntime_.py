@@ -7,7 +7,8 @@ May use: artefact, onnx_bytes, sidecar, errors, onnxruntime. Test: tests/test_ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,59 @@ def run_once(model: bytes, outputs: Sequence[str], feeds: Mapping[str, NDArray[A
         raise BackendUnavailableError(f"ONNX Runtime lacks an operator of the graph ({first_line(error)})") from error
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise ModelFileError(f"ONNX Runtime does not run the graph ({first_line(error)}): export it again") from error
+
+
+def quantize_static(
+    source: Path,
+    target: Path,
+    feeds: Iterator[Mapping[str, NDArray[Any]]],
+    operators: Sequence[str],
+    kept: Sequence[str],
+) -> None:
+    """ONNX Runtime's own static quantizer, set as TensorRT wants its graphs.
+
+    Args:
+        source: A float32 graph.
+        target: Where the quantized graph goes.
+        feeds: Inputs to find the ranges of values with.
+        operators: Types of nodes whose inputs and weights are quantized.
+        kept: Names of nodes that are not.
+    """
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> Any:
+            return next(feeds, None)
+
+    logging.disable(logging.WARNING)  # it recommends its own pre-processing, of graphs that have had it
+    try:
+        _quantize(quantization, source, target, Reader(), operators, kept)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _quantize(
+    quantization: Any, source: Path, target: Path, reader: Any, operators: Sequence[str], kept: Sequence[str]
+) -> None:
+    quantization.quantize_static(
+        source,
+        target,
+        reader,
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=list(operators),
+        nodes_to_exclude=list(kept),
+        per_channel=True,
+        activation_type=quantization.QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
+        calibrate_method=quantization.CalibrationMethod.MinMax,
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "CalibMovingAverage": True,  # one odd image does not set the range
+            "QuantizeBias": False,  # TensorRT adds biases in floating point
+            "OpTypesToExcludeOutputQuantization": list(operators),
+        },
+    )
 
 
 def load(
