@@ -45,6 +45,7 @@ class DetectorInfo:
         scale: Heatmap to crop pixels. With f = crop / map, ``half-pixel``: (x + 0.5) f - 0.5, where pixel areas line
             up; ``corner``: x f, as MMPose's MSRA targets have it; ``udp``: x (crop - 1) / (map - 1).
         precision: Of its arithmetic: ``fp16`` where its weights are.
+        quantized: ``int8`` or ``fp8`` where its convolutions are; empty elsewhere.
         score: How SimCC's two peaks become one confidence.
         image_layout: Of the crops.
         image_type: dtype of the crops; a ``uint8`` graph turns them into ``values`` itself.
@@ -68,6 +69,7 @@ class DetectorInfo:
     image_size: tuple[int, int]
     values: Values
     precision: Arithmetic = "fp32"
+    quantized: str = ""
     score: ScoreRule = "min"
     value_range: tuple[float, float] = (math.nan, math.nan)
 

@@ -11,24 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import random_model
-from detector_models import IMAGE, MAP, tiny_detector
+from detector_models import IMAGE, MAP, remember_tails, tiny_detector
 
 from port_deploy.cli.export import main
-from port_deploy.detector_info import DetectorInfo
 from port_deploy.errors import InputError, VerificationError
 from port_deploy.export import DetectorOptions, ExportOptions, export_model
 from port_deploy.export.detector import run
 from port_deploy.pose_engine import PoseEngine
 from port_deploy.sidecar import Sidecar, read_sidecar
 from port_deploy.skeleton import Skeleton
-from port_deploy.weights import Model, save_model
+from port_deploy.weights import save_model
 
 for library in ("torch", "onnxscript", "onnxruntime"):
     pytest.importorskip(library)
 onnx = pytest.importorskip("onnx")
 
 HAND = Skeleton.load("hand21").names
-TAIL_OF, TAILS = run.tail_of, {}
+TAIL_OF = run.tail_of
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +40,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def one_export_for_each_tail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing what follows a detector takes seconds: the same is traced once for all tests of this file."""
-
-    def remembered(model: Model, info: DetectorInfo, precision: Any) -> Any:
-        key = (model.spec.name, precision, info.head, info.map_layout, info.order, str(info.to_crop()), info.score)
-        if key not in TAILS:
-            TAILS[key] = TAIL_OF(model, info, precision)
-        return TAILS[key]
-
-    monkeypatch.setattr(run, "tail_of", remembered)
+    """Tracing what follows a detector takes seconds."""
+    remember_tails(monkeypatch)
 
 
 def export(model: str, folder: Path, detector: Path, precision: Any = None, **options: Any) -> Sidecar:

@@ -217,7 +217,6 @@ def _quantize(
         extra_options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
-            "CalibMovingAverage": True,  # one odd image does not set the range
             "QuantizeBias": False,  # TensorRT adds biases in floating point
             "OpTypesToExcludeOutputQuantization": list(operators),
         },

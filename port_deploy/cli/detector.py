@@ -13,6 +13,7 @@ from typing import get_args
 from port_deploy.detector_info import Layout, Scale, ScoreRule, Values
 from port_deploy.errors import InputError
 from port_deploy.export import DetectorOptions
+from port_deploy.export.quantize import MODES
 
 _OTHERS = (
     "checkpoint",
@@ -24,6 +25,8 @@ _OTHERS = (
     "image_values",
     "image_size",
     "verify_images",
+    "quantize",
+    "calibration",
 )
 
 
@@ -53,6 +56,10 @@ def add_options(parser: argparse.ArgumentParser, size: Callable[[str], tuple[int
     group.add_argument("--image-size", type=size, metavar="H,W", help="of the crops, where the file leaves it open")
     group.add_argument("--verify-images", metavar="PATH", help="photographs to verify on beside random images: a "
                        "picture, a folder, or an .npy of uint8 crops")  # fmt: skip
+    group.add_argument("--quantize", choices=MODES, help="inside the detector, from the ranges of --calibration; "
+                       "decode and PORT stay in floating point")  # fmt: skip
+    group.add_argument("--calibration", metavar="PATH", help="photographs likewise, or an .npz with images: 100 to 500 "
+                       "of the kind that the detector will see")  # fmt: skip
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -82,4 +89,6 @@ def detector_options(arguments: argparse.Namespace) -> DetectorOptions | None:
         uint8=arguments.image_uint8,
         image_size=arguments.image_size,
         images=arguments.verify_images,
+        quantize=arguments.quantize,
+        calibration=arguments.calibration,
     )

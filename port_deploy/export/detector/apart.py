@@ -146,31 +146,32 @@ def _chain(affine: NDArray[np.float32] | None, crop: NDArray[np.float64], batch:
     return np.asarray(affine.astype(np.float64) @ square, np.float64)
 
 
-def load_photographs(source: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+def load_photographs(source: str, size: tuple[int, int], most: int = MAX_PHOTOGRAPHS) -> NDArray[np.uint8]:
     """Photographs as crops [B, H, W, 3] of the detector's size: the middle of each, as large as fits.
 
     Args:
-        source: A picture, a folder of pictures (the first MAX_PHOTOGRAPHS by name), or an ``.npy`` of crops.
+        source: A picture, a folder of pictures, an ``.npy`` of crops, or an ``.npz`` with crops ``images``.
         size: (H, W).
+        most: So many at most, the first by name.
 
     Raises:
         InputError: There are none, or one cannot be read.
         BackendUnavailableError: Pillow is not installed.
     """
     path = Path(source)
-    if path.suffix == ".npy":
-        return _array(path, size)
+    if path.suffix in (".npy", ".npz"):
+        return _array(path, size)[:most]
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files or not all(f.is_file() for f in files):
         raise InputError(
-            f"no pictures at {source}: expected one of {', '.join(SUFFIXES)}, a folder of them, or an .npy"
+            f"no pictures at {source}: expected one of {', '.join(SUFFIXES)}, a folder of them, an .npy or an .npz"
         )
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise missing_extra("reading pictures", "viz") from error
     crops = []
-    for file in files[:MAX_PHOTOGRAPHS]:
+    for file in files[:most]:
         try:
             with Image.open(file) as opened:
                 picture = ImageOps.exif_transpose(opened).convert("RGB")
@@ -183,9 +184,11 @@ def load_photographs(source: str, size: tuple[int, int]) -> NDArray[np.uint8]:
 def _array(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     try:
         crops = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if path.suffix == ".npz":
+            crops = crops["images"]
+    except (OSError, ValueError, EOFError, KeyError) as error:
         raise InputError(f"cannot read crops {path}: {error}") from error
     if not isinstance(crops, np.ndarray) or crops.dtype != np.uint8 or crops.shape[1:] != (*size, 3) or not len(crops):
         got = f"{crops.dtype} {list(crops.shape)}" if isinstance(crops, np.ndarray) else "several arrays"
         raise InputError(f"expected uint8 crops [B, {size[0]}, {size[1]}, 3] in {path}, got {got}")
-    return np.ascontiguousarray(crops[:MAX_PHOTOGRAPHS])
+    return np.ascontiguousarray(crops)

@@ -12,6 +12,7 @@ from typing import get_args
 
 from port_deploy.detector_info import MAX_SIDE, Layout, Scale, ScoreRule, Values
 from port_deploy.errors import InputError
+from port_deploy.export.quantize import Mode
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class DetectorOptions:
         uint8: The graph takes uint8 crops and turns them into ``values`` itself.
         image_size: (H, W) of the crops, where the file leaves it open.
         images: A file or folder of photographs (or an ``.npy``) to verify on, beside random images.
+        quantize: ``int8`` or ``fp8`` inside the detector, from the ranges of ``calibration``.
+        calibration: Photographs likewise (or an ``.npz`` with ``images``).
     """
 
     source: str
@@ -43,6 +46,8 @@ class DetectorOptions:
     uint8: bool = False
     image_size: tuple[int, int] | None = None
     images: str | None = None
+    quantize: Mode | None = None
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, kind in (
@@ -50,9 +55,12 @@ class DetectorOptions:
             ("scale", self.scale, Scale),
             ("score", self.score, ScoreRule),
             ("values", self.values, Values),
+            ("quantize", self.quantize, Mode),
         ):
             if value not in (None, *get_args(kind)):
                 raise InputError(f"unknown detector {name} {value!r}: use one of {', '.join(get_args(kind))}")
+        if (self.quantize is None) != (self.calibration is None):
+            raise InputError("--quantize finds its ranges on --calibration images: give both")
         if len(self.outputs) > 2:
             raise InputError(f"expected one heatmap output or SimCC's x and y, got {', '.join(self.outputs)}")
         if self.image_size is not None and not all(8 <= v <= MAX_SIDE for v in self.image_size):

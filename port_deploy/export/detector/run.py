@@ -25,6 +25,7 @@ from port_deploy.export.detector.head import Alone, Head, find_head, raw_images
 from port_deploy.export.detector.joints import channel_order, check_order, joint_names
 from port_deploy.export.detector.merge import RAW, merge
 from port_deploy.export.detector.options import DetectorOptions
+from port_deploy.export.detector.quantized import quantized
 from port_deploy.export.detector.source import Ask, Source, read_source
 from port_deploy.export.graph import build_detector_graph
 from port_deploy.export.package import Exported, ExportOptions, Run, onnx_verified
@@ -68,7 +69,11 @@ class DetectorRun(Run):
         """The merged ONNX, and the engine where one is wanted."""
         given, model = self.detector, self.model
         joined = understand(read_detector(given), given, model)
-        lowered = self._lowered(joined)
+        lowered, cost = self._lowered(joined), ""
+        if given.quantize is not None:
+            bound = self.options.max_px_error
+            source, alone, about, cost = quantized(joined.source, joined.alone, joined.info, given, model, bound)
+            lowered = self._lowered(replace(joined, source=source, alone=alone, info=about))
         problems, info = self._problems(lowered)
         tail, tools = tail_of(model, info, self.precision)
         merged = merge(lowered.source.proto, tail, lowered.source, lowered.head, info, model.spec.threshold)
@@ -81,9 +86,11 @@ class DetectorRun(Run):
         )
         onnx = onnx_verified(self, path, sidecar, problems)
         notes = [onnx.note, describe(info, model.spec)]
-        if lowered is not joined:
+        if cost:
+            notes.append(cost)  # what comes beyond it is rounding
+        elif lowered is not joined:
             notes.append(self._against("in fp32", joined.alone, joined, path))
-        if joined.source.in_pytorch is not None:
+        if joined.source.in_pytorch is not None and not cost:
             notes.append(self._against("in PyTorch", joined.source.in_pytorch, joined, path))
         done = [self.recorded(replace(onnx, note="; ".join(n for n in notes if n)))]
         if "engine" in self.options.kinds:
