@@ -228,6 +228,11 @@ def test_starting_from_a_model(poses: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(v.numpy(), kept[k]) for k, v in weights(second).items())
     with pytest.raises(InputError, match="another network"):
         make(poses, tmp_path / "third", kind="paper", start=str(first.model_path))
+    part = Skeleton("part", tuple("bcdef"), tuple((i, i + 1) for i in range(4)))
+    options = TrainOptions.preset("soft", data=(DataSpec(poses),), start=str(first.model_path))
+    spec = ModelSpec("part", part, PortConfig.preset("soft", **SMALL), min_visible=3)
+    other = Trainer(spec, options, tmp_path / "fourth")
+    assert all(np.array_equal(v.numpy(), kept[k]) for k, v in weights(other).items())
 
 
 def test_divergence_keeps_the_last_good_model(poses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ class TrainOptions:
         loss: ``squared`` (eq. 12) or ``distance``.
         mask_ratio: Part of the joints that ``paper`` training masks.
         masked_noise: Location error of masked joints in ``paper`` training, in sizes of the pose.
-        start: A model file whose weights are the initial ones; None: random weights.
+        start: A model file whose weights are the initial ones, of any skeleton; None: random weights.
         precision: ``fp32``, or ``bf16`` for the encoder's matrix products in training.
     """
 

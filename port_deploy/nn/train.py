@@ -265,8 +265,9 @@ class Trainer:
         return torch.optim.Adam(parameters, lr=options.lr, weight_decay=options.weight_decay)
 
     def _start_from(self, model: Model) -> None:
-        if (model.spec.config, model.spec.skeleton) != (self.spec.config, self.spec.skeleton):
-            raise InputError(f"{model.source} has another network or skeleton: start from one of the same shape")
+        # The skeleton may be another: the weights are shared by all joints, the graph is not among them.
+        if model.spec.config != self.spec.config:
+            raise InputError(f"{model.source} has another network: start from one of the same shape")
         with torch.no_grad():
             self._load({k: torch.from_numpy(v) for k, v in model.tensors.items()})
 
