@@ -168,3 +168,18 @@ def test_a_model_is_looked_at_as_the_graph_that_it_becomes(tmp_path: Path) -> No
     assert findings["model"].text == "m.safetensors: joints, fp16, 21 joints"
     assert "FLOAT16" in findings["weights"].text
     assert "all taken by tensorrt-rtx" in findings["operators"].text
+
+
+def test_a_detector_is_looked_at_alone(tmp_path: Path) -> None:
+    from port_deploy.export import DetectorOptions
+
+    (tmp_path / "d.onnx").write_bytes(detector(operator="Hardest").SerializeToString())
+    given = DetectorOptions(str(tmp_path / "d.onnx"))
+    options = ExportOptions(("engine",), build=RTX, batch=(1, 2, 4), detector=given)
+    findings = {f.check: f for f in check_export(None, tmp_path, options)}
+    assert findings["detector shapes"].status == "ok"
+    assert findings["detector operators"].status == "error"
+    assert "node 'last' (Hardest)" in findings["detector operators"].text
+    named = ExportOptions(("engine",), build=RTX, detector=DetectorOptions("resnet50", "no.pth"))
+    findings = {f.check: f for f in check_export(None, tmp_path, named)}
+    assert findings["detector"].text == "no file 'no.pth' for --checkpoint"

@@ -129,10 +129,9 @@ def test_from_many_threads(folder: Path) -> None:
 def test_both_ways_through_an_engine(folder: Path) -> None:
     import torch
 
-    from port_deploy.backends import native
-
-    if not hasattr(native, "decode_on_device"):
-        pytest.skip("this build of the core has no decode for the GPU")
+    state = backends.availability("native-cuda")
+    if not state.available:
+        pytest.skip(f"the core has no decode for the GPU here: {state.detail}")
     maps = torch.rand((9, 21, *SIZE), device="cuda")
     boxes = np.tile(np.float32([10, 20, 90, 116]), (9, 1))
     whole, network = (Refiner.load(folder / kind / "fp32" / "m.engine") for kind in ("heatmaps", "joints"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of port-export that are about building engines. May use: export. Test: tests/test_engine_cli.py."""
+"""The options of port-export that are about building engines. May use: export. Test: tests/test_engine_build.py."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from port_deploy.backends import cuda_memory, native, tensorrt_
+from port_deploy.backends import cuda_memory, tensorrt_
 from port_deploy.backends.base import Backend
 from port_deploy.backends.select import Choice, Source, open_backend
 from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError, PortError
@@ -154,13 +154,13 @@ def _native(path: Path, reason: PortError, threads: int, changes: dict[str, Any]
     model = _model_of(path, side)
     if changes:
         model = with_changes(model, **changes)
-    loaded = native.load(model, threads=threads)
+    loaded, choice = open_backend(model, "auto", "auto", threads, "fp32", {}, {})
     warnings.warn(
         f"{path.name} is not what runs: {loaded.name} does, from {model.source}, because {reason}",
         RuntimeWarning,
         stacklevel=4,
     )
-    return loaded, Choice(loaded.name, "cpu", loaded.detail, f"in place of the engine, because {reason}")
+    return loaded, replace(choice, reason=f"in place of the engine, because {reason}")
 
 
 def _model_of(path: Path, side: Sidecar) -> Model:

@@ -75,6 +75,7 @@ def _checks(source: str | Path | None, folder: Path, options: ExportOptions) -> 
         except PortError as error:
             yield Finding("builder", "error", str(error))
         yield from _gpu(options)
+    yield from _detector(tools, options)
     if source is None:
         return
     with tempfile.TemporaryDirectory(prefix="port-check-") as temporary:
@@ -163,6 +164,22 @@ def _gpu(options: ExportOptions) -> Iterator[Finding]:
         yield Finding("GPU", "note", text)
     else:
         yield Finding("GPU", "ok", text)
+
+
+def _detector(tools: Toolchain | None, options: ExportOptions) -> Iterator[Finding]:
+    """What a builder would say of the detector alone, before it is joined."""
+    given = options.detector
+    if given is None:
+        return
+    path = Path(given.source if given.is_file else given.checkpoint or "")
+    if not path.is_file():
+        what = "--checkpoint" if not given.is_file else "--detector"
+        yield Finding("detector", "error", f"no file {str(path)!r} for {what}")
+    elif given.is_file:
+        for found in check_graph(path.read_bytes(), None, tools, options):
+            yield Finding(f"detector {found.check}", found.status, found.text)
+    else:
+        yield Finding("detector", "ok", f"{given.source}, weights {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def _graph_of(
