@@ -164,6 +164,10 @@ class FakeCuda:
         event.stream, event.until = stream, len(self.streams[stream].queue)
         return (0,)
 
+    def cudaEventSynchronize(self, event: Any) -> Any:
+        self.streams[event.stream].drain(event.until)
+        return (0,)
+
     def cudaStreamWaitEvent(self, stream: int, event: Any, flags: int) -> Any:
         assert self.streams[stream].recording is None, "an event from outside cannot be recorded"
         other, until = self.streams[event.stream], event.until

@@ -7,6 +7,7 @@ comes out right; what a GPU makes of it is in test_tensorrt_gpu.py.
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
@@ -193,6 +194,35 @@ def test_every_thread_has_a_context_of_its_own(cuda: FakeCuda) -> None:
     thread.join()
     bench.host(8)
     assert [c.batches for c in bench.contexts] == [[8, 8], [8]]
+
+
+def test_what_a_thread_leaves_behind(cuda: FakeCuda) -> None:
+    """Its memory goes when its work is done; what a caller's graph points to stays."""
+    bench = Bench(cuda)
+    stream = new_stream(cuda)
+    given, out = bench.arrays(3)  # through staging memory of the thread's
+    thread = threading.Thread(target=bench.backend.run_on_device, args=(given, 0.3, out, stream))
+    thread.start()
+    thread.join()
+    gc.collect()
+    cuda.streams[stream].drain()
+    bench.check(given, out)
+    recorded = new_stream(cuda)
+    more = bench.arrays(3)
+    graphs: list[Any] = []
+
+    def record() -> None:
+        cuda.cudaStreamBeginCapture(recorded, "global")
+        bench.backend.run_on_device(more[0], 0.3, more[1], recorded)
+        graphs.append(cuda.cudaStreamEndCapture(recorded)[1])
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    thread.join()
+    gc.collect()
+    cuda.cudaGraphLaunch(graphs[0], recorded)
+    cuda.streams[recorded].drain()
+    bench.check(*more)
 
 
 def test_warm_up_runs_the_smallest_and_the_best_batch(cuda: FakeCuda) -> None:

@@ -99,6 +99,13 @@ def test_the_library_itself_refuses_cleanly(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_engine_is_found_by_its_header(folder: Path) -> None:
+    import tensorrt_rtx
+
+    with pytest.raises(BackendUnavailableError, match=r"tensorrt_rtx .* refuses m\.engine: malformed engine: build it"):
+        tensorrt_.deserialise("m.engine", b"not an engine" * 100, tensorrt_rtx)
+
+
 def test_heatmaps_engine_with_a_fixed_size(folder: Path) -> None:
     from port_deploy.export import ExportOptions, export_model
 

@@ -151,7 +151,7 @@ class Order:
     """Lets work that shares memory move from stream to stream without overlapping itself. Belongs to one thread."""
 
     def __init__(self) -> None:
-        runtime = cuda_runtime()
+        self._runtime = runtime = cuda_runtime()
         self._event = check(runtime.cudaEventCreateWithFlags(runtime.cudaEventDisableTiming))
         self._last: int | None = None
         self._finalizer = weakref.finalize(self, runtime.cudaEventDestroy, self._event)
@@ -160,6 +160,11 @@ class Order:
         """Work that follows on ``stream`` waits for what `after` marked on another."""
         if self._last is not None and self._last != stream:
             check(cuda_runtime().cudaStreamWaitEvent(stream, self._event, 0))
+
+    def wait(self) -> None:
+        """Wait for what was marked last. Errors are of no use here: the process may be ending."""
+        if self._last is not None:
+            self._runtime.cudaEventSynchronize(self._event)
 
     def after(self, stream: int) -> None:
         """Marks the work that was queued on ``stream`` so far."""

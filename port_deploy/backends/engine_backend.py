@@ -64,6 +64,7 @@ class TensorRtBackend(ArtefactBackend):
         self._type = {n: _TYPES[tensors[n]["dtype"]] for n in names}
         self._row_bytes = {n: int(np.prod(self._rest[n], dtype=int)) * ITEM_BYTES[self._type[n]] for n in names}
         self._local = threading.local()
+        self._held: set[Worker] = set()
 
     def warm_up(self) -> None:
         """Run the smallest and the best batch of zeros, so that the first real call finds everything loaded."""
@@ -193,6 +194,6 @@ class TensorRtBackend(ArtefactBackend):
         worker: Worker | None = getattr(self._local, "worker", None)
         if worker is None:
             rest = {n: None if n == "threshold" else self._rest[n] for n in self.input_names}
-            worker = Worker(self.sidecar.file, self._make, self._why, rest, self._outputs, self._record)
+            worker = Worker(self.sidecar.file, self._make, self._why, rest, self._outputs, self._record, self._held.add)
             self._local.worker = worker
         return worker

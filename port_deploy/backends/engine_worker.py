@@ -9,6 +9,7 @@ May use: cuda_memory, cuda_graph, errors. Test: tests/test_engine_run.py.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class Worker:
         rest: Of every input its shape without the batch; None where there is no batch.
         outputs: Names of the outputs.
         record: Record graphs.
+        hold: Keeps this worker alive beyond its thread: a graph that a caller recorded points into its memory.
     """
 
     def __init__(
@@ -46,10 +48,11 @@ class Worker:
         rest: Mapping[str, tuple[int, ...] | None],
         outputs: Sequence[str],
         record: bool,
+        hold: Callable[[Worker], None],
     ) -> None:
         self._file, self._make, self._why = file, make_context, why
         self._rest, self._names = rest, (*rest, *outputs)
-        self._record = record
+        self._record, self._hold = record, hold
         self.arena = cuda_memory.Arena()
         self._order = cuda_memory.Order()
         self._main = self._context(True)
@@ -57,6 +60,7 @@ class Worker:
         self._graphs: dict[tuple[int, tuple[int, ...]], tuple[Graph, Any]] = {}
         self._callers: list[Any] = []  # contexts inside graphs that callers recorded
         self._constants: dict[str, int] = {}
+        self._finalizer = weakref.finalize(self, self._order.wait)  # before contexts and memory go
 
     def threshold(self, value: float) -> int:
         """Address of δ in device memory."""
@@ -147,6 +151,7 @@ class Worker:
             self._bind(context, count, addresses)
         self._execute(context, stream)
         self._callers.append(context)
+        self._hold(self)
 
     def _context(self, may_record: bool) -> Any:
         context = self._make(may_record)

@@ -256,6 +256,8 @@ def deserialise(path: str | Path, data: bytes, library: Any, host_code: bool = F
     refused = f"{library.__name__} {library.__version__} refuses {path}"
     try:
         runtime = library.Runtime(logger)
+        if wrong := _diagnosis(library, runtime, data):
+            raise BackendUnavailableError(f"{refused}: {wrong}: build it here from its ONNX")
         if host_code:
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(data)
@@ -264,3 +266,13 @@ def deserialise(path: str | Path, data: bytes, library: Any, host_code: bool = F
     if engine is None:
         raise BackendUnavailableError(f"{refused}: {why(logger)}")
     return engine, runtime, logger
+
+
+def _diagnosis(library: Any, runtime: Any, data: bytes) -> str:
+    """What TensorRT-RTX finds wrong in an engine's header, before it reads the rest; TensorRT has no such question."""
+    ask = getattr(runtime, "get_engine_validity", None)
+    if ask is None:
+        return ""
+    flags = int(ask(data)[1])
+    known = library.EngineInvalidityDiagnostics.__members__.items()
+    return ", ".join(name.lower().replace("_", " ") for name, flag in known if flags & int(flag))
