@@ -56,7 +56,9 @@ def test_names_types_and_any_batch(tiny):
         image = crops(tiny, batch)
         (got,) = loaded.run(None, {"image": image})
         np.testing.assert_allclose(got, answers(tiny, image)[0], atol=1e-5)
-    operators = {node.op_type for node in onnx.load_from_string(data).graph.node}
+    nodes = onnx.load_from_string(data).graph.node
+    assert [node.op_type for node in nodes if "image" in node.input] == ["Cast"]  # all that TensorRT does with uint8
+    operators = {node.op_type for node in nodes}
     assert "BatchNormalization" not in operators
     assert data == export_detector_onnx(tiny)
 
@@ -90,8 +92,10 @@ def test_exporting_leaves_the_detector_as_it_was(tiny):
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", 10), ("bf16", 16)])
 def test_low_precision_is_in_the_weights_alone(precision, kind, tiny):
     graph = onnx.load_from_string(export_detector_onnx(tiny, precision=precision)).graph
-    weights = [i for i in graph.initializer if len(i.dims) == 4 and i.dims[0] > 1]
-    assert {i.data_type for i in weights} == {kind}
+    kinds = {i.name: i.data_type for i in graph.initializer if len(i.dims) == 4 and i.dims[0] > 1}
+    heads = {kinds.pop(name) for name in list(kinds) if name.startswith("head.")}
+    assert set(kinds.values()) == {kind}
+    assert heads == {kind if precision == "fp16" else onnx.TensorProto.FLOAT}  # TensorRT-RTX: no bf16 deconvolution
     assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     # Inputs are normalised in float32: an initializer of the mean's shape is there in it.
     assert any(i.data_type == onnx.TensorProto.FLOAT and list(i.dims) == [1, 3, 1, 1] for i in graph.initializer)
@@ -135,6 +139,6 @@ def test_onnx_answers_as_pytorch(name, precision, reference, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "precision"), [("hrnet_w32", "fp32"), ("hrnetv2_w18", "fp16"), ("resnet50", "fp16")])
+@pytest.mark.parametrize(("name", "precision"), [("hrnetv2_w18", "fp16"), ("resnet50", "fp16")])
 def test_onnx_of_the_larger_ones_answers_as_pytorch(name, precision, reference, tmp_path):
     check(reference, name, precision, BOUNDS[precision][FAMILY[name].simcc], tmp_path)

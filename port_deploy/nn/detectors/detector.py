@@ -77,7 +77,7 @@ class Detector(nn.Module):
             )
         if not (channels_last or torch.compiler.is_exporting() or image.is_cuda):
             _check_range(image)
-        pixels = image.permute(0, 3, 1, 2).to(torch.float32) if channels_last else image
+        pixels = image.to(torch.float32).permute(0, 3, 1, 2) if channels_last else image
         return (pixels - self.mean) / self.std
 
     def network(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -88,8 +88,9 @@ class Detector(nn.Module):
         return tuple((a + b) * 0.5 for a, b in zip(outputs, self._unflip(self._answers(x.flip(3))), strict=True))
 
     def _answers(self, x: Tensor) -> tuple[Tensor, ...]:
-        dtype = next(self.backbone.parameters()).dtype
-        return tuple(y.to(torch.float32) for y in self.head(self.backbone(x.to(dtype))))
+        features = self.backbone(x.to(next(self.backbone.parameters()).dtype))
+        answers = self.head(features.to(next(self.head.parameters()).dtype))
+        return tuple(y.to(torch.float32) for y in answers)
 
     def _unflip(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Outputs of a mirrored crop as if it had not been: joints swapped, x reversed.
@@ -107,15 +108,18 @@ class Detector(nn.Module):
     def lowered(self, dtype: torch.dtype) -> Detector:
         """A copy for inference: batch normalisation folded, backbone and heatmap head in ``dtype``, float32 in and out.
 
-        Normalisation and, after its first convolution, the SimCC head stay in float32.
+        Normalisation and, after its first convolution, the SimCC head stay in float32; so does, in bfloat16, a head
+        with deconvolutions, which TensorRT-RTX does not have in that type.
         """
         result = copy.deepcopy(self)
         fold_batch_norm(result)
         result.requires_grad_(False)
         if dtype != torch.float32:
             result.backbone.to(dtype)
-            lower = result.head.final_layer if self.spec.target == "simcc" else result.head
-            cast(nn.Module, lower).to(dtype)
+            head = result.head.final_layer if self.spec.target == "simcc" else result.head
+            has_deconvolutions = any(isinstance(m, nn.ConvTranspose2d) for m in result.head.modules())
+            if not (has_deconvolutions and dtype == torch.bfloat16):
+                cast(nn.Module, head).to(dtype)
         return result
 
 

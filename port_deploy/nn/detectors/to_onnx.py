@@ -33,8 +33,8 @@ def export_detector_onnx(detector: Detector, *, precision: str = "fp32", image: 
 
     Args:
         detector: As `load_detector` gives it; unchanged. Its flip test is in the graph where it is on.
-        precision: Of the convolutions: ``fp32``, ``fp16`` or ``bf16``. Input, normalisation, outputs and what follows
-            the first convolution of a SimCC head keep their types.
+        precision: Of the convolutions: ``fp32``, ``fp16`` or ``bf16``. Input, normalisation, outputs, what follows
+            the first convolution of a SimCC head and, in bf16, a head with deconvolutions keep their types.
         image: What the input ``image`` is: ``uint8`` [B, H, W, 3] or ``float32`` [B, 3, H, W]; RGB in 0..255.
 
     Returns:
