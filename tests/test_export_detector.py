@@ -17,6 +17,7 @@ from port_deploy.cli.export import main
 from port_deploy.errors import InputError, VerificationError
 from port_deploy.export import DetectorOptions, ExportOptions, export_model
 from port_deploy.export.detector import run
+from port_deploy.export.detector.joints import check_order
 from port_deploy.pose_engine import PoseEngine
 from port_deploy.sidecar import Sidecar, read_sidecar
 from port_deploy.skeleton import Skeleton
@@ -192,8 +193,7 @@ def test_an_engine_from_the_merged_onnx(model: str, tmp_path: Path) -> None:
     assert side.verification["passed"] is True
 
 
-def test_photographs_that_show_no_skeleton(model: str, tmp_path: Path) -> None:
-    """Random weights see no hand in noise, which is what a wrong list of names looks like."""
+def test_photographs(model: str, tmp_path: Path) -> None:
     detector = tiny_detector(tmp_path / "d.onnx")
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)
@@ -201,6 +201,25 @@ def test_photographs_that_show_no_skeleton(model: str, tmp_path: Path) -> None:
     for i in range(3):
         image.fromarray(rng.integers(0, 256, (90, 70, 3), np.uint8)).save(tmp_path / "photos" / f"{i}.png")
     np.save(tmp_path / "crops.npy", rng.integers(0, 256, (2, *IMAGE, 3), np.uint8))
-    for source in ("photos", "photos/1.png", "crops.npy"):
-        with pytest.raises(InputError, match="do not look like skeleton 'hand21'"):
-            export(model, tmp_path, detector, images=str(tmp_path / source))
+    for source, count in (("photos", 3), ("photos/1.png", 1), ("crops.npy", 2)):
+        side = export(model, tmp_path, detector, images=str(tmp_path / source))
+        assert side.verification["poses"] == 2 * (6 + count)
+
+
+def test_an_order_that_is_not_the_skeletons() -> None:
+    """What it finds and what it cannot: check_order's own words."""
+    body = Skeleton.load("mpii16")
+    place = {
+        "right_ankle": (40, 180), "right_knee": (42, 140), "right_hip": (45, 100), "left_hip": (65, 100),
+        "left_knee": (68, 140), "left_ankle": (70, 180), "pelvis": (55, 98), "thorax": (55, 50), "neck": (55, 40),
+        "head": (55, 15), "right_wrist": (20, 105), "right_elbow": (28, 78), "right_shoulder": (38, 52),
+        "left_shoulder": (72, 52), "left_elbow": (82, 78), "left_wrist": (90, 105),
+    }  # fmt: skip
+    pose = np.float64([place[n] for n in body.names])[None]
+    sure = np.ones((1, 16))
+    check_order(body, pose, sure)
+    check_order(body, pose[:, ::-1] * 0, sure * 0)  # nothing is sure: nothing is said
+    with pytest.raises(InputError, match="do not look like skeleton 'mpii16'"):
+        check_order(body, np.roll(pose, 1, 1), sure)
+    with pytest.raises(InputError, match="not its channel order"):
+        check_order(body, np.random.default_rng(0).permutation(pose, axis=1), sure)

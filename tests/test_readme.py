@@ -57,6 +57,13 @@ def test_python_blocks_run(
         from mmpose_reference import blank
 
         torch.save({"state_dict": blank("mobilenetv2").state_dict()}, "mobilenetv2.pth")
+    if "PoseEngine.load" in block:
+        from detector_models import tiny_detector
+
+        from port_deploy.export import DetectorOptions, ExportOptions, export_model
+
+        detector = DetectorOptions(str(tiny_detector(tmp_path / "mobilenetv2.onnx")), joints="hand21")
+        export_model("hand21", "exported", ExportOptions(("onnx",), detector=detector))
     namespace: dict[str, object] = {}
     exec(compile(block, f"README python block {index + 1}", "exec"), namespace)
     if "print" in block:

@@ -46,10 +46,7 @@ class Apart:
 
         Thresholds lie half-way between two confidences, so that no rounding decides a mask.
         """
-        raw = raw_images(images, self.source, self.info.values)
-        parts = [self.alone(raw[i : i + BATCH]) for i in range(0, len(raw), BATCH)]
-        outputs = [np.concatenate([p[name] for p in parts]).astype(np.float32) for name in self.info.outputs]
-        given = prepare(images, self.info)
+        outputs, given = self._outputs(images), prepare(images, self.info)
         answer = self._heatmaps if self.info.head == "heatmaps" else self._simcc
         first = answer(given, outputs, None, 0.3, seed)
         third = self._between(first.confidence, 0.34)
@@ -58,10 +55,19 @@ class Apart:
             answer(given, outputs, random_affine(len(images), seed), self._nearest(first.confidence), seed),
         )
 
+    def detected(self, images: NDArray[np.uint8]) -> ImageProblem:
+        """What the detector itself sees on crops [B, H, W, 3]: threshold 0 rebuilds nothing but missing joints."""
+        answer = self._heatmaps if self.info.head == "heatmaps" else self._simcc
+        return answer(images, self._outputs(images), None, 0.0, 0)
+
+    def _outputs(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        raw = raw_images(images, self.source, self.info.values)
+        parts = [self.alone(raw[i : i + BATCH]) for i in range(0, len(raw), BATCH)]
+        return [np.concatenate([p[name] for p in parts]).astype(np.float32) for name in self.info.outputs]
+
     def value_range(self, images: NDArray[np.uint8]) -> tuple[float, float]:
         """Least and largest value of the outputs that are used."""
-        raw = raw_images(images, self.source, self.info.values)
-        found = [self.alone(raw[i : i + BATCH])[name] for i in range(0, len(raw), BATCH) for name in self.info.outputs]
+        found = self._outputs(images)
         return min(float(a.min()) for a in found), max(float(a.max()) for a in found)
 
     def _between(self, confidence: NDArray[np.float64], share: float) -> float:

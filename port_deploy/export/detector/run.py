@@ -114,7 +114,8 @@ class DetectorRun(Run):
         for images in self._images(info):
             if problems:
                 real = apart.problems(images, SEED)
-                check_order(self.model.spec.skeleton, _own_joints(real[0]), real[0].confidence)
+                seen = apart.detected(images)
+                check_order(self.model.spec.skeleton, seen.joints, seen.confidence)
                 problems = (*problems, *real)
             else:
                 problems = apart.problems(images, SEED)
@@ -144,11 +145,6 @@ class DetectorRun(Run):
             found.check(f"{path.name} against the detector {where}")
         sure = f" on the {found.joints} joints it is sure of" if found.low_precision else ""
         return f"against the detector {where} max {found.max_error_px:.2g} px, mean {found.mean_error_px:.2g} px{sure}"
-
-
-def _own_joints(problem: ImageProblem) -> NDArray[np.float64]:
-    """[B, N, 2]: the detector's own, NaN where PORT rebuilt, so that PORT cannot make a wrong order look right."""
-    return np.where(problem.mask[..., None], np.nan, problem.joints)
 
 
 def tail_of(model: Model, info: DetectorInfo, precision: Precision) -> tuple[Any, dict[str, str]]:
