@@ -214,6 +214,13 @@ def test_a_backbone_without_a_head_is_refused(tmp_path):
         load_detector("resnet50", tmp_path / "imagenet.pth")
 
 
+def test_a_simcc_head_of_numbers_is_refused(tmp_path):
+    state = {k: nothing(v) for k, v in meta_state("rtmpose_t").items()} | {"head.cls_x.weight": torch.tensor(1.0)}
+    torch.save({"state_dict": state}, tmp_path / "odd.pth")
+    with pytest.raises(ModelFileError, match=r"key 'head.cls_x.weight' has shape \[\], expected \[512, 256\]"):
+        load_detector("rtmpose_t", tmp_path / "odd.pth")
+
+
 def test_the_input_size_of_simcc_follows_from_the_weights(tmp_path):
     path = save(tmp_path / "hand.pth", blank("rtmpose_t").state_dict())
     assert load_detector("rtmpose_t", path).spec.input_size == (256, 256)

@@ -101,8 +101,9 @@ def _joints(tensors: Tensors) -> int | None:
 
 def _simcc_size(tensors: Tensors) -> tuple[int, int] | None:
     """(H, W) of the crops that a SimCC head was made for, from the length of its vectors; None for other heads."""
-    lengths = [tensors[k].shape[0] for k in ("head.cls_y.weight", "head.cls_x.weight") if k in tensors]
-    return (round(lengths[0] / SPLIT_RATIO), round(lengths[1] / SPLIT_RATIO)) if len(lengths) == 2 else None
+    heads = [tensors.get(k) for k in ("head.cls_y.weight", "head.cls_x.weight")]
+    height, width = (round(len(t) / SPLIT_RATIO) if t is not None and t.ndim == 2 else 0 for t in heads)
+    return (height, width) if height and width else None
 
 
 def _specify(
