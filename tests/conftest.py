@@ -73,6 +73,27 @@ def shared_data() -> Callable[[str], Path]:
     return find
 
 
+SMALL = {"kind": "soft", "layers": 1, "head_dim": 16}
+"""`random_model` of `small_onnx`."""
+
+
+@pytest.fixture(scope="session")
+def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``m.safetensors``, ``joints/m.onnx`` and ``heatmaps/m.onnx`` of a small model: exporting takes seconds, so once."""
+    for library in ("torch", "onnxscript", "onnxruntime"):
+        pytest.importorskip(library)
+    from port_deploy.export import ExportOptions, export_model
+    from port_deploy.weights import save_model
+
+    place = tmp_path_factory.mktemp("small")
+    model = random_model(**SMALL)
+    save_model(place / "m.safetensors", model.spec, model.tensors)
+    for kind in ("joints", "heatmaps"):
+        options = ExportOptions(("onnx",), input=kind)  # type: ignore[arg-type]
+        export_model(place / "m.safetensors", place / kind, options)
+    return place
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither use nor fill the engine cache of whoever runs them."""

@@ -10,26 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import random_model
 
 from port_deploy.cli.export import main
 from port_deploy.export import engine_artefact, engine_cache, to_engine
 from port_deploy.sidecar import read_sidecar
-from port_deploy.weights import save_model
 
-for library in ("torch", "onnxscript", "onnxruntime", "tensorrt_rtx"):
-    pytest.importorskip(library)
+pytest.importorskip("tensorrt_rtx")
 
 
 @pytest.fixture(scope="module")
-def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from port_deploy.export import ExportOptions, export_model
-
-    place = tmp_path_factory.mktemp("build")
-    model = random_model("soft", layers=1, head_dim=16)
-    save_model(place / "m.safetensors", model.spec, model.tensors)
-    (done,) = export_model(place / "m.safetensors", place, ExportOptions(("onnx",), input="joints"))
-    return done.path
+def onnx(small_onnx: Path) -> Path:
+    return small_onnx / "joints" / "m.onnx"
 
 
 @pytest.fixture

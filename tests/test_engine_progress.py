@@ -11,11 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import random_model
 
 from port_deploy.cli.progress import Lines
 from port_deploy.export.engine_progress import Monitor, run_cancellable
-from port_deploy.weights import save_model
 
 
 class Seen:
@@ -94,16 +92,19 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_an_interrupted_build_exits_130_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for library in ("torch", "onnxscript", "onnxruntime", "tensorrt_rtx"):
-        pytest.importorskip(library)
-    from port_deploy.export import ExportOptions, export_model
-
-    model = random_model("soft", layers=1, head_dim=16)
-    save_model(tmp_path / "m.safetensors", model.spec, model.tensors)
-    export_model(tmp_path / "m.safetensors", tmp_path, ExportOptions(("onnx",), input="joints"))
+def test_an_interrupted_build_exits_130_and_leaves_nothing(
+    small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
     monkeypatch.setenv("PORT_CACHE", str(tmp_path / "cache"))
-    arguments = [str(tmp_path / "m.onnx"), "-o", str(tmp_path / "out"), "--trt", "--tensorrt", "tensorrt-rtx"]
+    arguments = [
+        str(small_onnx / "joints" / "m.onnx"),
+        "-o",
+        str(tmp_path / "out"),
+        "--trt",
+        "--tensorrt",
+        "tensorrt-rtx",
+    ]
     command = [sys.executable, "-c", INTERRUPTED, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

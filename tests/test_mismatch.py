@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import gpu_present, random_model
+from conftest import SMALL, gpu_present, random_model
 
 from port_deploy import BackendUnavailableError, InputError, Refiner
 from port_deploy.backends import cuda_memory, onnxruntime_, tensorrt_
@@ -21,7 +21,7 @@ from port_deploy.export.mismatch import rebuild
 from port_deploy.sidecar import read_sidecar, sidecar_path
 from port_deploy.weights import save_model
 
-MODEL = random_model("soft", layers=1, head_dim=16)
+MODEL = random_model(**SMALL)
 RNG = np.random.default_rng(0)
 JOINTS, CONFIDENCE = RNG.uniform(0, 200, (5, 21, 2)).astype("f4"), RNG.random((5, 21)).astype("f4")
 
@@ -29,19 +29,16 @@ without_gpu = pytest.mark.skipif(gpu_present(), reason="says what happens withou
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """m.safetensors, m.onnx and m.engine of one model."""
-    for library in ("torch", "onnxscript", "onnxruntime", "tensorrt_rtx"):
-        pytest.importorskip(library)
+    pytest.importorskip("tensorrt_rtx")
     from port_deploy.export import ExportOptions, export_model
     from port_deploy.export.engine_options import BuildOptions
 
-    place = tmp_path_factory.mktemp("mismatch")
-    save_model(place / "m.safetensors", MODEL.spec, MODEL.tensors)
+    place = Path(shutil.copytree(small_onnx / "joints", tmp_path_factory.mktemp("mismatch") / "m"))
+    shutil.copy(small_onnx / "m.safetensors", place)
     build = BuildOptions("tensorrt-rtx", ("sm_89",))
-    export_model(
-        place / "m.safetensors", place, ExportOptions(("onnx", "engine"), "joints", batch=(1, 2, 8), build=build)
-    )
+    export_model(place / "m.onnx", place, ExportOptions(("engine",), batch=(1, 2, 8), build=build))
     return place
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import gpu_present, random_model
+from conftest import gpu_present
 from fake_tensorrt import fake_tensorrt
 
 from port_deploy.backends import cuda_memory
@@ -16,7 +16,6 @@ from port_deploy.cli.export import main
 from port_deploy.export import ExportOptions, preflight, to_engine
 from port_deploy.export.engine_options import BuildOptions
 from port_deploy.export.preflight import check_export, failed
-from port_deploy.weights import save_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tensorrt_rtx")
@@ -157,13 +156,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "expected a model" in capsys.readouterr().err
 
 
-def test_a_model_is_looked_at_as_the_graph_that_it_becomes(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("onnxscript")
-    model = random_model("soft", layers=1, head_dim=16)
-    save_model(tmp_path / "m.safetensors", model.spec, model.tensors)
+def test_a_model_is_looked_at_as_the_graph_that_it_becomes(small_onnx: Path, tmp_path: Path) -> None:
     options = ExportOptions(("engine",), input="joints", precision="fp16", build=RTX)
-    findings = {f.check: f for f in check_export(tmp_path / "m.safetensors", tmp_path, options)}
+    findings = {f.check: f for f in check_export(small_onnx / "m.safetensors", tmp_path, options)}
     assert not failed([*findings.values()])
     assert findings["model"].text == "m.safetensors: joints, fp16, 21 joints"
     assert "FLOAT16" in findings["weights"].text

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import random_model
+from conftest import SMALL, random_model
 
 from port_deploy import Refiner
 from port_deploy.backends import cuda_memory, onnxruntime_
@@ -21,12 +21,11 @@ from port_deploy.errors import ExportError, InputError
 from port_deploy.export import ExportOptions, to_engine, triton
 from port_deploy.export.triton import export_triton
 from port_deploy.export.triton_config import TritonOptions, to_pbtxt
-from port_deploy.weights import save_model
 
 for library in ("torch", "onnxscript", "onnxruntime"):
     pytest.importorskip(library)
 
-MODEL = random_model("soft", layers=1, head_dim=16)
+MODEL = random_model(**SMALL)
 CLIENT = Path(__file__).resolve().parents[1] / "benchmarks" / "examples" / "triton_client.py"
 ONNX = TritonOptions("onnxruntime")
 
@@ -52,14 +51,8 @@ def read_config(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from port_deploy.export import export_model
-
-    place = tmp_path_factory.mktemp("triton")
-    save_model(place / "m.safetensors", MODEL.spec, MODEL.tensors)
-    for kind in ("joints", "heatmaps"):
-        export_model(place / "m.safetensors", place / kind, ExportOptions(("onnx",), input=kind))  # type: ignore[arg-type]
-    return place
+def artefacts(small_onnx: Path) -> Path:
+    return small_onnx
 
 
 @pytest.mark.parametrize("kind", ["joints", "heatmaps"])
