@@ -79,7 +79,7 @@ SMALL = {"kind": "soft", "layers": 1, "head_dim": 16}
 
 @pytest.fixture(scope="session")
 def small_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``m.safetensors``, ``joints/m.onnx`` and ``heatmaps/m.onnx`` of a small model, exported once: it takes seconds."""
+    """``m.safetensors``, ``joints/m.onnx`` and ``heatmaps/m.onnx`` of a small model, exported once a session."""
     for library in ("torch", "onnxscript", "onnxruntime"):
         pytest.importorskip(library)
     from port_deploy.export import ExportOptions, export_model
