@@ -116,7 +116,7 @@ class Trials:
 def candidates(model: Model, confidence: NDArray[Any], divisors: Sequence[float]) -> list[Setting]:
     """The grid: δ at PERCENTILES of the scores and the model's own, three reaches, FUSIONS."""
     count = model.spec.joints
-    deltas = {float(np.float32(v)) for v in np.percentile(confidence, PERCENTILES)} | {model.spec.threshold}
+    deltas = {round(float(v), 3) for v in np.percentile(confidence, PERCENTILES)} | {model.spec.threshold}
     reaches = sorted({count // 4, count // 2, min(model.spec.max_masked, count)})
     return [
         Setting(delta, reach, mode, fusion, divisor)
@@ -259,7 +259,7 @@ def from_scores(model: Model, confidence: NDArray[Any], percentile: float = 10.0
     scores = scores[np.isfinite(scores)]
     if scores.size < MIN_POSES or np.ptp(scores) == 0:
         raise InputError(f"expected at least {MIN_POSES} scores that differ, got {scores.size}: nothing tells δ")
-    setting = replace(Setting.of(model.spec), threshold=float(np.float32(np.percentile(scores, percentile))))
+    setting = replace(Setting.of(model.spec), threshold=round(float(np.percentile(scores, percentile)), 4))
     if model.spec.config.input_channels == 3:
         setting = replace(setting, confidence_divisor=full_confidence(scores))
     source = f"percentile {percentile:g} of {scores.size} scores, no label used"
