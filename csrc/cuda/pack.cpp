@@ -265,19 +265,19 @@ DeviceBlob pack_for_device(const ModelSpec& spec, const Tensors& tensors, Precis
   return Builder(spec, tensors, precision).run();
 }
 
-kernels::LineRules rules_of(const ModelSpec& spec) {
+kernels::LineRules rules_of(const LineSettings& settings) {
   kernels::LineRules rules;
-  rules.min_visible = spec.min_visible;
-  rules.max_masked = spec.max_masked;
-  rules.paper_frame = spec.frame == Frame::kPaper ? 1 : 0;
-  rules.root = spec.root;
-  rules.axis = spec.axis;
-  rules.refine_all = spec.refine_all ? 1 : 0;
-  rules.zero_masked = spec.config.zero_masked ? 1 : 0;
-  rules.frame_width = spec.frame_size[0];
-  rules.frame_height = spec.frame_size[1];
-  rules.fusion = spec.fusion;
-  rules.confidence_divisor = spec.confidence_divisor;
+  rules.min_visible = settings.min_visible;
+  rules.max_masked = settings.max_masked;
+  rules.paper_frame = settings.frame == Frame::kPaper ? 1 : 0;
+  rules.root = settings.root;
+  rules.axis = settings.axis;
+  rules.refine_all = settings.refine_all ? 1 : 0;
+  rules.zero_masked = settings.zero_masked ? 1 : 0;
+  rules.frame_width = static_cast<float>(settings.frame_width);
+  rules.frame_height = static_cast<float>(settings.frame_height);
+  rules.fusion = static_cast<float>(settings.fusion);
+  rules.confidence_divisor = static_cast<float>(settings.confidence_divisor);
   return rules;
 }
 

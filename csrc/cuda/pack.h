@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/params.h"
+#include "line.h"
 #include "model.h"
 
 namespace port {
@@ -18,6 +19,6 @@ struct DeviceBlob {
 // Error(kModelFile): more than 4 GiB of weights.
 DeviceBlob pack_for_device(const ModelSpec& spec, const Tensors& tensors, Precision precision);
 
-kernels::LineRules rules_of(const ModelSpec& spec);
+kernels::LineRules rules_of(const LineSettings& settings);
 
 }  // namespace port

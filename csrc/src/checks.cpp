@@ -53,6 +53,12 @@ void check_host_view(const HeatmapView& view) {
   }
 }
 
+void check_joints(const HeatmapView& view, const Model& model) {
+  if (view.joints == model.joints()) return;
+  input_error("expected heatmaps [B, " + std::to_string(model.joints()) + ", H, W], got " +
+              std::to_string(view.joints) + " joints: this model is for skeleton '" + model.skeleton() + "'");
+}
+
 int resolve_threads(int threads) {
   if (threads < 0 || threads > kMaxThreads) {
     input_error("expected threads from 0 (one per processor) to " + std::to_string(kMaxThreads) + ", got " +

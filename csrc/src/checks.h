@@ -14,6 +14,7 @@ void check_threshold(float threshold);
 void check_batch(std::int64_t batch);
 void check_view(const HeatmapView& view);       // any memory, any dtype
 void check_host_view(const HeatmapView& view);  // for the processor
+void check_joints(const HeatmapView& view, const Model& model);
 void check_positive(const char* what, float value);
 // Number of threads that compute: 1..256, 0 meaning one per processor.
 int resolve_threads(int threads);

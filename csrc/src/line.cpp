@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
+
+#include "checks.h"
 
 namespace port {
 namespace {
@@ -100,6 +103,24 @@ LineSettings::LineSettings(const ModelSpec& spec)
       zero_masked(spec.config.zero_masked),
       fusion(static_cast<double>(spec.fusion)),
       confidence_divisor(static_cast<double>(spec.confidence_divisor)) {}
+
+LineSettings line_settings(const ModelSpec& spec, const Options& options) {
+  LineSettings settings(spec);
+  settings.min_visible = options.min_visible.value_or(settings.min_visible);
+  settings.max_masked = options.max_masked.value_or(settings.max_masked);
+  settings.fusion = static_cast<double>(options.fusion.value_or(spec.fusion));
+  if (options.refine) settings.refine_all = *options.refine == Refine::kAll;
+  if (settings.min_visible < 2) {
+    input_error("expected min_visible of at least 2, got " + std::to_string(settings.min_visible));
+  }
+  if (settings.max_masked < 0) {
+    input_error("expected max_masked of at least 0, got " + std::to_string(settings.max_masked));
+  }
+  if (!(settings.fusion >= 0.0 && settings.fusion <= 1.0)) {
+    input_error("expected fusion from 0 to 1, got " + std::to_string(settings.fusion));
+  }
+  return settings;
+}
 
 bool is_missing(const float joint[2]) {
   return !(std::fabs(joint[0]) <= kMaxCoordinate && std::fabs(joint[1]) <= kMaxCoordinate);

@@ -23,6 +23,9 @@ struct LineSettings {
   explicit LineSettings(const ModelSpec& spec);
 };
 
+// Those of a model with options in their place. Error(kInput): one is out of range.
+LineSettings line_settings(const ModelSpec& spec, const Options& options);
+
 // How to get back from framed joints to pixels.
 struct PoseFrame {
   double centre[2];  // mean of the visible joints

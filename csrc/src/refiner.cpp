@@ -103,24 +103,6 @@ struct Call {
   std::int64_t batch, group;
 };
 
-LineSettings line_settings(const ModelSpec& spec, const Options& options) {
-  LineSettings settings(spec);
-  settings.min_visible = options.min_visible.value_or(settings.min_visible);
-  settings.max_masked = options.max_masked.value_or(settings.max_masked);
-  settings.fusion = static_cast<double>(options.fusion.value_or(spec.fusion));
-  if (options.refine) settings.refine_all = *options.refine == Refine::kAll;
-  if (settings.min_visible < 2) {
-    input_error("expected min_visible of at least 2, got " + std::to_string(settings.min_visible));
-  }
-  if (settings.max_masked < 0) {
-    input_error("expected max_masked of at least 0, got " + std::to_string(settings.max_masked));
-  }
-  if (!(settings.fusion >= 0.0 && settings.fusion <= 1.0)) {
-    input_error("expected fusion from 0 to 1, got " + std::to_string(settings.fusion));
-  }
-  return settings;
-}
-
 float usable_temperature(float temperature) {
   check_positive("temperature", temperature);
   return temperature;
@@ -236,10 +218,7 @@ void Refiner::refine(const float* joints, const float* confidence, std::int64_t 
 void Refiner::run(const HeatmapView& heatmaps, const float* affine, float threshold, const Output& out) const {
   check_threshold(threshold);
   check_host_view(heatmaps);
-  if (heatmaps.joints != impl_->settings.joints) {
-    input_error("expected heatmaps [B, " + std::to_string(impl_->settings.joints) + ", H, W], got " +
-                std::to_string(heatmaps.joints) + " joints: this model is for skeleton '" + model().skeleton() + "'");
-  }
+  check_joints(heatmaps, model());
   if (heatmaps.batch == 0) return;
   if (!out.joints) input_error("expected memory for joints [B, N, 2], got a null pointer");
   Call call{nullptr, nullptr, nullptr, &heatmaps, affine, threshold, out, heatmaps.batch, 1};

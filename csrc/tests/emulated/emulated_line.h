@@ -69,7 +69,7 @@ struct DeviceModel {
     std::memcpy(bytes, blob.bytes.data(), blob.bytes.size());
     network = blob.network;
     network.blob = memory.get();
-    rules = port::rules_of(model.data().spec);
+    rules = port::rules_of(port::LineSettings(model.data().spec));
   }
 };
 

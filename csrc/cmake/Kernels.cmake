@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+# The CUDA sources of the target `port`. A kernel is compiled for those architectures alone that can run it: what needs
+# clusters from 9.0 on, bf16 from 8.0 on.
+function(port_kernels name oldest)
+  set(architectures)
+  foreach(architecture IN LISTS CMAKE_CUDA_ARCHITECTURES)
+    string(REGEX MATCH "^[0-9]+" number "${architecture}")
+    if(architecture MATCHES "^(native|all|all-major)$" OR number GREATER_EQUAL oldest)
+      list(APPEND architectures ${architecture})
+    endif()
+  endforeach()
+  if(NOT architectures)  # the functions are still called for; nothing will launch what they name
+    set(architectures "${CMAKE_CUDA_ARCHITECTURES}")
+  endif()
+  add_library(${name} OBJECT ${ARGN})
+  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES "${architectures}")
+  target_compile_features(${name} PRIVATE cxx_std_17 cuda_std_17)
+  target_include_directories(${name} PRIVATE include src cuda)
+  set_target_properties(${name} PROPERTIES CUDA_COMPILER_LAUNCHER "${CMAKE_CURRENT_SOURCE_DIR}/cmake/keep_log.sh")
+  # -v: ptxas says what a kernel takes; keep_log.sh keeps it for check_resources.py.
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v -Xfatbin=-compress-all
+                                         $<$<BOOL:${PORT_WERROR}>:-Werror=all-warnings>>)
+  target_sources(port PRIVATE $<TARGET_OBJECTS:${name}>)
+endfunction()
+
+target_sources(port PRIVATE cuda/pack.cpp cuda/plan.cpp)
+target_include_directories(port PRIVATE cuda)
+port_kernels(port_cuda_host 75 cuda/device_info.cu cuda/launch.cu cuda/refiner.cu)
+port_kernels(port_decode 75 cuda/decode.cu)
+port_kernels(port_lines_plain 75 cuda/lines_block_plain.cu)
+port_kernels(port_lines_half 75 cuda/lines_block_half.cu)
+port_kernels(port_lines_bfloat 80 cuda/lines_block_bfloat.cu)
+port_kernels(port_lines_cluster 90 cuda/lines_cluster_half.cu cuda/lines_cluster_bfloat.cu)
+
+# The static runtime: the library asks for no CUDA library and loads where there is no driver.
+find_package(CUDAToolkit REQUIRED)
+target_link_libraries(port PRIVATE CUDA::cudart_static)

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lines.h"
+
+const void* port::plain_block_kernel(const LinePlan& plan) { return block_kernel_of<port::kernels::Plain>(plan); }
