@@ -10,14 +10,18 @@
 #   make clean       removes build trees and results                   (make distclean: the virtual environment, too)
 # What is installed lies in .venv; a second run installs nothing and takes seconds.
 #   PYTHON=python3.12  the interpreter      TORCH=torch  another PyTorch (2.6 or later; a CPU build is enough)
-#   PORT_CUDA=ON       demand the CUDA code; AUTO builds it where nvcc works, OFF never does
+#   PORT_CUDA=ON       demand the CUDA code; AUTO builds it where nvcc works, OFF never does. Left alone: wheels AUTO,
+#                      .venv AUTO where there is a GPU (all kernels together take minutes to compile), else OFF
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 JOBS ?= 2
 ARGS ?=
 BUILD ?= build
-export PORT_CUDA ?= AUTO
+ifndef PORT_CUDA
+$(VENV)/.core $(VENV)/.demo $(VENV)/.dev: export PORT_CUDA = $(if $(wildcard /dev/nvidiactl /dev/nvhost-gpu),AUTO,OFF)
+wheel: export PORT_CUDA = AUTO
+endif
 
 BIN := $(VENV)/bin
 WITH_TOOLS := PATH="$(abspath $(BIN)):$$PATH"
@@ -69,10 +73,10 @@ asan-build: $(VENV)/.tools
 	  -DPORT_TESTS=ON -DPORT_SANITIZE=ON -DPORT_WERROR=ON
 	$(WITH_TOOLS) cmake --build $(BUILD)/asan
 
-# Compiles the CUDA sources for every architecture; needs nvcc, no GPU.
-cuda-compile: $(VENV)/.tools
-	$(WITH_TOOLS) cmake -S . -B $(BUILD)/cuda -G Ninja -DPORT_CUDA=ON -DPORT_WERROR=ON
-	$(WITH_TOOLS) cmake --build $(BUILD)/cuda
+# Compiles the kernels for every architecture into the wheel and checks what they take; needs nvcc, no GPU.
+cuda-compile:
+	$(MAKE) wheel PORT_CUDA=ON
+	$(BIN)/python csrc/cmake/check_resources.py $(BUILD)/wheel
 
 wheel: $(VENV)/.tools
 	rm -rf dist

@@ -30,7 +30,13 @@ def test_a_kernel_within_its_limits_passes(tmp_path: Path) -> None:
     done = check(tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
-    assert row == {"kernel": "line Half 24 joints block", "arch": "sm_90a", "registers": 128, "limit": 128, "spilled": 0}
+    assert row == {
+        "kernel": "line Half 24 joints block",
+        "arch": "sm_90a",
+        "registers": 128,
+        "limit": 128,
+        "spilled": 0,
+    }
 
 
 def test_spills_and_registers_beyond_the_limit_fail(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@
 
     check_resources.py BUILD_FOLDER [--json]
 
-Reads the OBJECT.log files that csrc/cmake/keep_log.sh leaves in a build with PORT_CUDA=ON. Shared memory is asked for at
-launch and held by csrc/tests/emulated/test_line_batch.cpp. Exit code 1: beyond a limit; 2: nothing to check.
+Reads the OBJECT.log files that csrc/cmake/keep_log.sh leaves in a build with PORT_CUDA=ON. Shared memory is asked for
+at launch and held by csrc/tests/emulated/test_line_batch.cpp. Exit code 1: beyond a limit; 2: nothing to check.
 Needs the standard library only. Test: tests/test_cuda_build.py.
 """
 
@@ -50,7 +50,13 @@ def read_logs(folder: Path) -> list[dict[str, Any]]:
                 name, limit = describe(symbol)
                 spilled = frame[1] + frame[2]
                 rows.append(
-                    {"kernel": name, "arch": architecture, "registers": int(found[1]), "limit": limit, "spilled": spilled}
+                    {
+                        "kernel": name,
+                        "arch": architecture,
+                        "registers": int(found[1]),
+                        "limit": limit,
+                        "spilled": spilled,
+                    }
                 )
                 symbol = ""
     return rows
@@ -76,7 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = read_logs(options.folder)
     if not any(row["kernel"].startswith("line") for row in rows):
-        print(f"error: no compiler report of a line kernel in {options.folder}: build with PORT_CUDA=ON", file=sys.stderr)
+        print(
+            f"error: no compiler report of a line kernel in {options.folder}: build with PORT_CUDA=ON", file=sys.stderr
+        )
         return 2
     if options.json:
         print(json.dumps(rows, indent=1))

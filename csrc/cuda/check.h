@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA's status codes as port::Error, and the thread's device for the length of a call. Only .cu files include it.
-// Test: tests/test_cuda.py (on a GPU), csrc/tests/test_cuda_api.cpp.
+// Test: csrc/tests/gpu/, tests/test_cuda.py (on a GPU), csrc/tests/test_cuda_api.cpp.
 #pragma once
 
 #include <cuda_runtime_api.h>

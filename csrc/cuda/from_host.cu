@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // port::CudaFromHost: what stands around a CudaRefiner for arrays in host memory. Memory comes from a pool of its own
 // that keeps what it has, in the order of a stream of the calling thread, so that a call costs copies and no
-// allocation. Test: tests/test_cuda.py (on a GPU); csrc/tests/test_cuda_api.cpp (what works without).
+// allocation. Test: csrc/tests/gpu/, tests/test_cuda.py (on a GPU); csrc/tests/test_cuda_api.cpp (what works without).
 #include <cuda_runtime_api.h>
 
 #include <cstdint>

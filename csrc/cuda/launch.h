@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which kernel a plan means, and its launch. The kernels are compiled in files of their own, one per kind, so that they
-// compile side by side. Only .cu files include it. Test: tests/test_cuda.py (on a GPU).
+// compile side by side. Only .cu files include it. Test: csrc/tests/gpu/, tests/test_cuda.py (on a GPU).
 #pragma once
 
 #include <cuda_runtime_api.h>

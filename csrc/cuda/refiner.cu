@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // port::CudaRefiner: packed weights on a device, a plan per variant, and the launch of one kernel per call.
-// Test: tests/test_cuda.py (on a GPU); csrc/tests/test_cuda_api.cpp (what it says without one).
+// Test: csrc/tests/gpu/, tests/test_cuda.py (on a GPU); csrc/tests/test_cuda_api.cpp (what it says without one).
 #include <algorithm>
 #include <array>
 #include <cstring>

@@ -2,7 +2,8 @@
 // PORT on NVIDIA GPUs: heatmaps or joints in device memory to refined joints in device memory, one kernel launch.
 // The same model, options and rules as port.hpp. Needs no CUDA header: a stream is the runtime's cudaStream_t as it is.
 // A build without CUDA has everything declared here; what needs a GPU throws Error(kUnavailable) that says what to do.
-// csrc/examples/capture.cpp is a whole program. Tests: csrc/tests/emulated/, tests/test_cuda.py (on a GPU).
+// csrc/examples/capture.cpp is a whole program. Tests: csrc/tests/emulated/, csrc/tests/gpu/, tests/test_cuda.py (on a
+// GPU).
 //
 // Memory       HeatmapView::data, joints, confidence, affine and everything in Output are pointers that the device can
 //              read and write: of its own memory, or mapped. They are not checked. Outputs may not overlap inputs,
