@@ -23,12 +23,21 @@ namespace port {
     if (port_status != cudaSuccess) ::port::cuda_failure(port_status, #call); \
   } while (false)
 
+// kUnavailable where `status` says that `device` cannot be used at all.
+inline void require_device(cudaError_t status, int device) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  throw Error(ErrorCode::kUnavailable, "CUDA device " + std::to_string(device) + " cannot be used (" +
+                                           cudaGetErrorString(status) +
+                                           "): check nvidia-smi, or use the processor (port::Refiner, port::decode)");
+}
+
 // Makes `device` the calling thread's and restores what it had.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
-    PORT_CUDA_CHECK(cudaGetDevice(&before_));
-    if (device != before_) PORT_CUDA_CHECK(cudaSetDevice(device));
+    require_device(cudaGetDevice(&before_), device);
+    if (device != before_) require_device(cudaSetDevice(device), device);
     changed_ = device != before_;
   }
   ~DeviceGuard() {

@@ -28,12 +28,7 @@ int attribute(cudaDeviceAttr which, int device) {
 
 DeviceLimits limits_of(int device) {
   int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
-    cudaGetLastError();
-    throw Error(ErrorCode::kUnavailable, std::string("no GPU can be used (") + cudaGetErrorString(status) +
-                                             "): check nvidia-smi, or use the processor (port::Refiner)");
-  }
+  require_device(cudaGetDeviceCount(&count), device);
   if (device < 0 || device >= count) {
     throw Error(ErrorCode::kUnavailable,
                 "expected a CUDA device from 0 to " + std::to_string(count - 1) + ", got " + std::to_string(device));

@@ -23,7 +23,10 @@ TEST(without_a_gpu) {
   CHECK_ERROR(ErrorCode::kUnavailable, "port::Refiner", port::CudaRefiner(model));
   const std::vector<float> map(12, 0.0f);
   const auto view = port::HeatmapView::dense(map.data(), port::DType::kFloat32, 1, 1, 3, 4);
-  CHECK_ERROR(ErrorCode::kUnavailable, "port::", port::cuda_decode(view, port::Codec::kArgmax, 40.0f, 0.3f, {}, 0, {}));
+  float joints[2];
+  const port::Output out{joints, nullptr, nullptr};
+  CHECK_ERROR(ErrorCode::kUnavailable, "use the processor",
+              port::cuda_decode(view, port::Codec::kArgmax, 40.0f, 0.3f, out, 0, {}));
 }
 
 TEST(decode_checks_its_arguments_first) {
