@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -123,16 +123,18 @@ class DetectorInfo:
 
     @classmethod
     def from_json(cls, data: Any) -> DetectorInfo:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote; what older files lack has its default.
 
         Raises:
             ModelFileError: A field is missing or has an unusable value.
         """
-        if not isinstance(data, Mapping) or set(data) != {f.name for f in fields(cls)}:
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        if not isinstance(data, Mapping) or not needed <= set(data) <= {f.name for f in fields(cls)}:
             raise ModelFileError("the sidecar does not describe its detector: export the model again")
         try:
             given = dict(data)
-            given["value_range"] = tuple(math.nan if v is None else float(v) for v in given["value_range"])
+            seen = given.get("value_range", (None, None))
+            given["value_range"] = tuple(math.nan if v is None else float(v) for v in seen)
             return cls(**given)
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"the sidecar's detector is unusable ({error}): export the model again") from error

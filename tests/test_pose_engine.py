@@ -82,6 +82,14 @@ def test_every_kind_of_crop_gives_the_same(engine: PoseEngine, folder: Path) -> 
     same(in_graph(CROPS.transpose(0, 3, 1, 2)), expected)
 
 
+def test_in_openvino(engine: PoseEngine, folder: Path) -> None:
+    pytest.importorskip("openvino")
+    for name in ("d_m.onnx", "byte_m.onnx"):
+        other = PoseEngine.load(folder / name, backend="openvino", threads=1)
+        same(other(CROPS), engine(CROPS))
+        assert other(CROPS[:0]).joints.shape == (0, 21, 2)
+
+
 def test_crop_to_image(engine: PoseEngine) -> None:
     plain = engine(CROPS)
     boxes = np.float32([[10, 20, 10 + 2 * IMAGE[1], 20 + 3 * IMAGE[0]]] * 5)

@@ -40,9 +40,11 @@ class Apart:
 
     def __init__(self, alone: Ask, source: Source, info: DetectorInfo, model: Model) -> None:
         self.alone, self.source, self.info, self.model = alone, source, info, model
+        self._asked: NDArray[np.uint8] | None = None
+        self._answers: list[NDArray[np.float32]] = []
 
     def problems(self, images: NDArray[np.uint8], seed: int) -> tuple[ImageProblem, ImageProblem]:
-        """The same crops [B, H, W, 3] twice: in crop pixels with a third of the joints masked, in image pixels at δ.
+        """The same crops [B, H, W, 3] twice: in crop pixels at δ, in image pixels with a third of the joints masked.
 
         Thresholds lie half-way between two confidences, so that no rounding decides a mask.
         """
@@ -51,8 +53,8 @@ class Apart:
         first = answer(given, outputs, None, 0.3, seed)
         third = self._between(first.confidence, 0.34)
         return (
-            answer(given, outputs, None, third, seed),
-            answer(given, outputs, random_affine(len(images), seed), self._nearest(first.confidence), seed),
+            answer(given, outputs, None, self._nearest(first.confidence), seed),
+            answer(given, outputs, random_affine(len(images), seed), third, seed),
         )
 
     def detected(self, images: NDArray[np.uint8]) -> ImageProblem:
@@ -61,9 +63,12 @@ class Apart:
         return answer(images, self._outputs(images), None, 0.0, 0)
 
     def _outputs(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        raw = raw_images(images, self.source, self.info.values)
-        parts = [self.alone(raw[i : i + BATCH]) for i in range(0, len(raw), BATCH)]
-        return [np.concatenate([p[name] for p in parts]).astype(np.float32) for name in self.info.outputs]
+        if self._asked is not images:  # once for the same images: a detector takes its time
+            raw = raw_images(images, self.source, self.info.values)
+            parts = [self.alone(raw[i : i + BATCH]) for i in range(0, len(raw), BATCH)]
+            self._answers = [np.concatenate([p[n] for p in parts]).astype(np.float32) for n in self.info.outputs]
+            self._asked = images
+        return self._answers
 
     def value_range(self, images: NDArray[np.uint8]) -> tuple[float, float]:
         """Least and largest value of the outputs that are used."""
