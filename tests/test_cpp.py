@@ -65,6 +65,14 @@ def test_an_incompatible_version_is_refused(prefix: Path, tmp_path: Path) -> Non
     assert "99" in found.stderr
 
 
+def test_the_graph_example_says_what_it_lacks(example: Path, tmp_path: Path) -> None:
+    capture = example.with_name("capture")
+    if not capture.exists():
+        pytest.skip("no CUDA toolkit here: the example that captures a graph was not built")
+    (tmp_path / "m.safetensors").write_bytes(random_model("soft").data)
+    assert "PORT_CUDA=ON" in run(capture, tmp_path / "m.safetensors", code=2).stderr
+
+
 @pytest.mark.parametrize("kind", ["soft", "paper"])
 def test_the_example_agrees_with_the_oracle(example: Path, tmp_path: Path, kind: str) -> None:
     pytest.importorskip("torch", reason="the oracle is PyTorch in float64")

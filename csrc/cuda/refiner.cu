@@ -104,7 +104,9 @@ struct Way {
     plan = *found;
     kernel = kernel_for(precision, plan);
     const int bytes = static_cast<int>(plan.layout.total);
-    PORT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    // All that a block may have: the limit belongs to the kernel, which other models use too.
+    PORT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         static_cast<int>(limits.shared_per_block)));
     PORT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kernels::kLineThreads,
                                                                   static_cast<std::size_t>(bytes)));
     resident = std::max(resident * limits.processors, 1);

@@ -72,15 +72,16 @@ struct Half {
   // sum += a b: a [16][16], b [16][8] in the fragments of mma.m16n8k16. Before 8.0, as two products of depth 8.
   static PORT_DEVICE void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     PORT_UNROLL
     for (int half = 0; half < 2; ++half) {
-      asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-          : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-          : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+      asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                   : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                   : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
     }
 #endif
   }
@@ -98,7 +99,8 @@ struct Bfloat {
   static PORT_DEVICE float high(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
   static PORT_DEVICE void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
@@ -110,12 +112,14 @@ struct Words {  // 16 bytes
   uint32_t w[4];
 };
 
-// 16 aligned bytes of global memory that nobody writes meanwhile. Streamed: read once, kept out of the L1 cache.
+// 16 aligned bytes of global memory that nobody writes meanwhile. Streamed: read once, kept out of the L1 cache, and
+// volatile, so that it stays behind wait_for_previous_kernel() (.nc promises more than that). Constant: never written
+// while kernels run.
 PORT_DEVICE Words load_streamed(const void* from) {
   Words v;
-  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-      : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
-      : "l"(__cvta_generic_to_global(from)));
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(__cvta_generic_to_global(from)));
   return v;
 }
 PORT_DEVICE Words load_constant(const void* from) {
@@ -151,7 +155,7 @@ PORT_DEVICE void load_matrices(uint32_t (&to)[2], const void* row) {
 // The 8x8 matrix that a warp holds in that way, transposed.
 PORT_DEVICE uint32_t transpose_matrix(uint32_t pair) {
   uint32_t out;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
   return out;
 }
 
@@ -162,9 +166,16 @@ PORT_DEVICE int cluster_rank() {
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return static_cast<int>(rank);
 }
-// Arrive releases what the thread wrote; wait acquires what all threads of the cluster wrote before they arrived.
-PORT_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-PORT_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+// Arrive releases what the thread wrote; wait acquires what all threads of the cluster wrote before they arrived. Both
+// want the warp together (.aligned).
+PORT_DEVICE void cluster_arrive() {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+PORT_DEVICE void cluster_wait() {
+  __syncwarp();
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 // The address of block `rank`'s copy of what `own` is here. For plain loads and stores.
 template <typename T>
 PORT_DEVICE T* peer_shared(T* own, int rank) {
@@ -177,11 +188,14 @@ PORT_DEVICE T* peer_shared(T* own, int rank) {
 using CopyBarrier = uint64_t;
 PORT_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
-// One thread, then make_visible() by it, then a block barrier before anybody else touches it.
+// One thread, then make_barriers_visible() by it; a block barrier before anybody else touches it.
 PORT_DEVICE void init_barrier(CopyBarrier* barrier) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
 }
-PORT_DEVICE void make_barriers_visible() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+PORT_DEVICE void make_barriers_visible() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // to the copy engine
+}
 // Ordinary accesses to shared memory before it come before bulk copies after it (by this thread, or after a barrier).
 PORT_DEVICE void fence_bulk_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // By one thread: `bytes`, a multiple of 16, from global to shared memory, both on 16 bytes. Ends the barrier's phase.

@@ -67,7 +67,7 @@ PORT_DEVICE void plain_attend(const B& b, int ld) {
       score = 0.0f;
       for (int d = 0; d < net.head_ld; ++d) score = fmaf(queries[n * ld + d], keys[b.lane * ld + d], score);
     }
-    const float weight = b.lane < net.joints ? exp2_approx(score - warp_max(score)) : (warp_max(score), 0.0f);
+    const float most = warp_max(score), weight = b.lane < net.joints ? exp2_approx(score - most) : 0.0f;
     const float total = warp_sum(weight);
     if (b.lane < B::kRows) b.weights(0)[n * p_ld + b.lane] = weight / total;
   }
