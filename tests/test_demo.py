@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from port_deploy import demo, picture
-from port_deploy.cli.demo import main
+from port_deploy.cli.demo import SETTING, main
 from port_deploy.errors import InputError
 from port_deploy.refiner import Refiner
 from port_deploy.skeleton import Skeleton
@@ -26,7 +26,7 @@ MPII = Skeleton.load("mpii16")
 def cases() -> list[demo.Case]:
     """Both hidden joints with the bundled model."""
     decoder = Refiner.load("mpii16", threshold=0.0, refine="masked")
-    return demo.run_cases(demo.load_sample(MPII), Refiner.load("mpii16"), decoder)
+    return demo.run_cases(demo.load_sample(MPII), Refiner.load("mpii16", detector=SETTING), decoder)
 
 
 def test_channels_are_in_the_skeleton_s_order_and_land_in_the_photograph() -> None:
@@ -59,6 +59,12 @@ def test_photographs_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         photo = demo.photograph(name)
         assert photo.shape == (512, 512, 3)
         assert photo.std() > 20
+
+
+def test_hidden_joints_end_nearer_as_shipped_too() -> None:
+    decoder = Refiner.load("mpii16", threshold=0.0, refine="masked")
+    for case in demo.run_cases(demo.load_sample(MPII), Refiner.load("mpii16"), decoder):
+        assert case.after_px < case.before_px
 
 
 def test_hidden_joints_are_masked_and_end_nearer_with_the_bundled_model() -> None:

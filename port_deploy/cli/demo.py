@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """port-demo: from real detector heatmaps to repaired joints, a picture and an exported engine, in one command.
 
-May use: demo, picture, refiner, cli.export (the same code as port-export), cli.common. Test: tests/test_demo.py.
+May use: calibration, demo, picture, refiner, weights, cli.export (the same code as port-export), cli.common.
+Test: tests/test_demo.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from port_deploy.calibration import detectors
 from port_deploy.cli.common import Parser, print_json, run, table
 from port_deploy.demo import PATCH_PX, Case, latency_us, load_sample, run_cases
 from port_deploy.errors import BackendUnavailableError, InputError
@@ -19,11 +21,14 @@ from port_deploy.files import check_writable
 from port_deploy.info import gpus, processor_name
 from port_deploy.picture import draw_before_after
 from port_deploy.refiner import Refiner
+from port_deploy.weights import load_model
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 PICTURE = "before_after.png"
+SETTING = "reconstruct"
+"""Setting of the model file that the demo uses where there is one: masked joints are replaced, eq. (14)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +71,9 @@ def _demo(options: Any) -> tuple[int, dict[str, Any]]:
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: choose a folder with -o")
     check_writable(output / PICTURE)
-    refiner = Refiner.load(options.model, backend=options.backend)
+    kept = detectors(load_model(options.model).spec)
+    setting = SETTING if SETTING in kept else None
+    refiner = Refiner.load(options.model, backend=options.backend, detector=setting)
     decoder = Refiner.load(options.model, backend=options.backend, threshold=0.0, refine="masked")
     spec = refiner.model
     sample = load_sample(spec.skeleton)
@@ -75,7 +82,8 @@ def _demo(options: Any) -> tuple[int, dict[str, Any]]:
 
     print(f"Real heatmaps of two photographs; in each, an {PATCH_PX}-pixel patch hides one joint from the detector.")
     print(
-        f"model {spec.name}, δ = {refiner.threshold:g}, refine {spec.refine}, on {refiner.backend}\n"
+        f"model {spec.name}{f', setting {setting}' if setting else ''}, δ = {refiner.threshold:g}, "
+        f"refine {spec.refine}, on {refiner.backend}\n"
         f"licence of its weights: {spec.licence}\n"
     )
     header = ("photograph", "hidden joint", "confidence", "off before, px", "off after, px", "masked and rebuilt")
