@@ -25,7 +25,7 @@ endfunction()
 
 target_sources(port PRIVATE cuda/pack.cpp cuda/plan.cpp)
 target_include_directories(port PRIVATE cuda)
-port_kernels(port_cuda_host 75 cuda/device_info.cu cuda/launch.cu cuda/refiner.cu)
+port_kernels(port_cuda_host 75 cuda/device_info.cu cuda/from_host.cu cuda/launch.cu cuda/refiner.cu)
 port_kernels(port_decode 75 cuda/decode.cu)
 port_kernels(port_lines_plain 75 cuda/lines_block_plain.cu)
 port_kernels(port_lines_half 75 cuda/lines_block_half.cu)
