@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from port_deploy.cli.export import main
-from port_deploy.export import engine_artefact, engine_cache, to_engine
+from port_deploy.export import engine_artefact, engine_cache, package, to_engine
 from port_deploy.sidecar import read_sidecar
 
 pytest.importorskip("tensorrt_rtx")
@@ -108,7 +108,7 @@ def test_a_disk_that_fills_up(
             return write_engine(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_artefact, "write_engine", on_full_disk)
+        patch.setattr(package, "write_engine", on_full_disk)
         assert main(arguments(onnx, tmp_path / "b")) == 2
     captured = capsys.readouterr()
     assert "No space left on device: free space" in captured.err

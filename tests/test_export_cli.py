@@ -11,7 +11,7 @@ import pytest
 from conftest import random_model
 
 from port_deploy.cli.export import main
-from port_deploy.export import package
+from port_deploy.export import run as export_run
 from port_deploy.weights import save_model
 
 pytest.importorskip("torch")
@@ -110,6 +110,6 @@ def test_an_interruption(source: str, tmp_path: Path, monkeypatch: pytest.Monkey
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(package, "compare", interrupt)
+    monkeypatch.setattr(export_run, "compare", interrupt)
     assert main([source, "-o", str(tmp_path / "out"), "--torchscript"]) == 130
     assert not (tmp_path / "out").exists()

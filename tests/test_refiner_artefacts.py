@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model as ``.onnx`` and ``.ts``, of both inputs."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
-    from port_deploy.export.package import ExportOptions, export_model
+    from port_deploy.export import ExportOptions, export_model
 
     place = tmp_path_factory.mktemp("artefacts")
     save_model(place / "small.safetensors", MODEL.spec, MODEL.tensors)

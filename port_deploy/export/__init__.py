@@ -6,6 +6,7 @@ file needs TensorRT alone. May use: backends, verify, sidecar, nn, weights, conf
 """
 
 from port_deploy.export.detector.options import DetectorOptions
-from port_deploy.export.package import Exported, ExportOptions, export_model
+from port_deploy.export.package import export_model
+from port_deploy.export.run import Exported, ExportOptions
 
 __all__ = ["DetectorOptions", "ExportOptions", "Exported", "export_model"]

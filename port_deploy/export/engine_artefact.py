@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine of one export: built or taken from the cache, described, and run where it can run.
 
-May use: to_engine, package, compare, backends, sidecar, errors. Test: tests/test_engine_build.py.
+May use: to_engine, run, compare, backends, sidecar, errors. Test: tests/test_engine_build.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from port_deploy.backends import tensorrt_
 from port_deploy.errors import BackendUnavailableError
 from port_deploy.export.compare import Problems
+from port_deploy.export.run import Exported, Run
 from port_deploy.export.to_engine import build_engine
-
-if TYPE_CHECKING:
-    from port_deploy.export.package import Exported, Run
 
 
 def write_engine(run: Run, onnx: Exported, problems: Callable[[], Problems] | None) -> Exported:
@@ -30,8 +27,6 @@ def write_engine(run: Run, onnx: Exported, problems: Callable[[], Problems] | No
     Returns:
         The engine. Where it could not be run, its verification is that of the ONNX, and its note says so.
     """
-    from port_deploy.export.package import Exported
-
     options, source = run.options, onnx.sidecar
     size = options.heatmap_size
     built = build_engine(onnx.path.read_bytes(), source, size, options.batch, options.build, run.progress)

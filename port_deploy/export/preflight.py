@@ -18,8 +18,8 @@ from pathlib import Path
 from port_deploy.backends import cuda_memory, tensorrt_
 from port_deploy.errors import InputError, PortError
 from port_deploy.export.engine_options import check_supported
-from port_deploy.export.package import ExportOptions
 from port_deploy.export.preflight_graph import Finding, check_graph
+from port_deploy.export.run import ExportOptions
 from port_deploy.export.to_engine import Toolchain, find_toolchain
 from port_deploy.files import cache_folder, check_writable
 from port_deploy.sidecar import Sidecar, read_artefact, sidecar_path

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from port_deploy.backends.tensorrt_ import make_logger, why
 from port_deploy.errors import PortError
-from port_deploy.export.package import ExportOptions
+from port_deploy.export.run import ExportOptions
 from port_deploy.export.to_engine import Toolchain, parser_reason
 from port_deploy.onnx_bytes import without_initializer
 from port_deploy.sidecar import DEFAULTS, Sidecar

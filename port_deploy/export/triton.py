@@ -22,7 +22,8 @@ from port_deploy.backends import onnxruntime_
 from port_deploy.errors import BackendUnavailableError, ExportError, InputError
 from port_deploy.export.engine_options import DEFAULT_BUILD
 from port_deploy.export.engine_progress import Progress
-from port_deploy.export.package import ExportOptions, export_model
+from port_deploy.export.package import export_model
+from port_deploy.export.run import ExportOptions
 from port_deploy.export.staging import staging_folder
 from port_deploy.export.to_engine import build_engine, find_toolchain
 from port_deploy.export.triton_config import TritonOptions, make_config, to_pbtxt

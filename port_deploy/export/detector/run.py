@@ -27,8 +27,9 @@ from port_deploy.export.detector.merge import RAW, merge
 from port_deploy.export.detector.options import DetectorOptions
 from port_deploy.export.detector.quantized import quantized
 from port_deploy.export.detector.source import Ask, Source, read_source
+from port_deploy.export.engine_artefact import write_engine
 from port_deploy.export.graph import build_detector_graph
-from port_deploy.export.package import Exported, ExportOptions, Run, onnx_verified
+from port_deploy.export.run import Exported, ExportOptions, Run, onnx_verified
 from port_deploy.nn.onnx_graph import onnx_graph
 from port_deploy.sidecar import OUTPUTS, Precision
 from port_deploy.verify_images import GOLDEN_IMAGES, ImageProblem, image_golden, random_images, verify_images
@@ -94,7 +95,7 @@ class DetectorRun(Run):
             notes.append(self._against("in PyTorch", joined.source.in_pytorch, joined, path))
         done = [self.recorded(replace(onnx, note="; ".join(n for n in notes if n)))]
         if "engine" in self.options.kinds:
-            done.append(self.engine(done[0], lambda: problems))
+            done.append(write_engine(self, done[0], lambda: problems))
         return done
 
     def _lowered(self, joined: _Joined) -> _Joined:
