@@ -32,7 +32,7 @@ def describe(symbol: str) -> tuple[str, int]:
         kind = "cluster" if cluster else "throughput" if poses > 1 else "block"
         return f"line {form} {8 * columns} joints {kind}", min(255, 65536 // (256 * blocks))
     if found := DECODE.search(symbol):
-        return f"decode {'block' if found[1] == '1' else 'warp'} per map", 65536 // (128 * 6)
+        return f"decode {'block' if found[1] == '1' else 'warp'} per map", 65536 // (128 * 4)
     return symbol, 255
 
 

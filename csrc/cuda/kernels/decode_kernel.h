@@ -30,7 +30,7 @@ PORT_DEVICE void write_joint(const DecodeParams& p, int64_t map, const Joint& jo
 
 // Grid: one block per map, or per four.
 template <bool kBlockPerMap>
-PORT_KERNEL(kDecodeThreads, 6)
+PORT_KERNEL(kDecodeThreads, 4)
 decode_kernel(PORT_GRID_CONSTANT DecodeParams p) {
   const int warp = thread_index() / kLanes, lane = thread_index() % kLanes;
   Part* parts = reinterpret_cast<Part*>(dynamic_shared());
