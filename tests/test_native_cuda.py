@@ -57,6 +57,7 @@ class Gpu:
 
     made: list[dict[str, Any]]
     streams: list[int]
+    wrong_px = 0.0
     weight_bytes = 1
     description = "a stand-in, fp16"
 
@@ -91,6 +92,7 @@ class Gpu:
 
     def refine_host(self, *arguments: Any) -> None:
         self.refiner.refine(*arguments)
+        arguments[3][-1, -1, 0] += Gpu.wrong_px
 
     def run_host(self, *arguments: Any) -> None:
         self.refiner.run(*arguments)
@@ -138,6 +140,17 @@ def test_auto_takes_the_gpu_in_fp16_and_says_so(gpu: Refiner) -> None:
     for device in ("cuda:x", "cuda:-1"):
         with pytest.raises(InputError, match="expected device cuda or cuda:N"):
             Refiner.load(MODEL, device=device)
+
+
+@pytest.mark.parametrize(("wrong_px", "precision"), [(0.1, "fp32"), (2.0, "fp16"), (20.0, "bf16"), (np.nan, "fp16")])
+def test_a_gpu_that_answers_wrongly_is_refused(
+    gpu: Refiner, monkeypatch: pytest.MonkeyPatch, wrong_px: float, precision: str
+) -> None:
+    monkeypatch.setattr(Gpu, "wrong_px", wrong_px)
+    with pytest.raises(BackendUnavailableError, match=r'disagrees with the processor .* on a stand-in.*device="cpu"'):
+        Refiner.load(MODEL, precision=precision)
+    monkeypatch.setattr(Gpu, "wrong_px", 0.001)
+    Refiner.load(MODEL, precision=precision)
 
 
 def test_availability_names_the_gpus(gpu: Refiner) -> None:

@@ -12,17 +12,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from port_deploy.backends import native
 from port_deploy.backends.base import Availability, FloatArray, HostBuffers
 from port_deploy.config import ModelSpec
 from port_deploy.device_arrays import DTYPES, DeviceView, device_view, stream_of
-from port_deploy.errors import InputError
+from port_deploy.errors import BackendUnavailableError, InputError
 from port_deploy.weights import Model
 
 HEATMAP_TYPES = tuple(DTYPES)
 """What the decode reads."""
+
+
+SELF_TEST_PX = {"fp32": 0.01, "fp16": 1.0, "bf16": 16.0}
+"""By how much the GPU may differ from the processor when a model is loaded: several times what rounding explains
+(verify.py has the bounds of that), far less than a wrong kernel errs by."""
 
 
 def availability() -> Availability:
@@ -84,6 +90,30 @@ class CudaBackend:
         self._error: type[Exception] = module.Error
         self.weight_bytes: int = self._native.weight_bytes
         self.detail: str = self._native.description
+        self._compare_with_the_processor(model, precision)
+
+    def _compare_with_the_processor(self, model: Model, precision: str) -> None:
+        """Refine a few poses on both: a GPU, a driver or a compiler that no test has seen must not answer wrongly.
+
+        Raises:
+            BackendUnavailableError: They disagree.
+        """
+        count, rng = self.spec.joints, np.random.default_rng(0)
+        joints = rng.uniform(20, 236, (3, count, 2)).astype(np.float32)
+        confidence = rng.uniform(0.5, 1, (3, count)).astype(np.float32)
+        confidence[np.arange(3), np.arange(3)] = 0.2
+        answers = []
+        for backend in (native.NativeBackend(model, threads=1), self):
+            out = HostBuffers(np.empty_like(joints), np.empty_like(confidence), np.empty((3, count), np.bool_))
+            backend.refine(joints, confidence, 0.5, out)
+            answers.append(out)
+        processor, gpu = answers
+        worst = float(np.abs(processor.joints - gpu.joints).max())
+        if not worst <= SELF_TEST_PX[precision] or not (processor.mask == gpu.mask).all():
+            raise BackendUnavailableError(
+                f"native-cuda disagrees with the processor by {worst:.3g} px on {self.detail}, where "
+                f'{SELF_TEST_PX[precision]:g} are allowed: use device="cpu", and report it with port-info'
+            )
 
     def variant(self, batch: int) -> str:
         """How a batch of that size is spread over the GPU: ``block``, ``cluster`` or ``throughput``."""
@@ -215,6 +245,7 @@ def load(
     Raises:
         InputError: An option is out of range.
         ModelFileError: The core finds the bytes unusable.
-        BackendUnavailableError: No CUDA in this build, no such GPU, or it lacks the precision.
+        BackendUnavailableError: No CUDA in this build, no such GPU, it lacks the precision, or it disagrees with the
+            processor.
     """
     return CudaBackend(model, device_number(device), precision, variant)
