@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training hides (nn/mjm.py, nn/detector.py): masked joint modelling, the simulated detector, the losses."""
+"""What training hides (nn/mjm.py, nn/simulated_detector.py): masked joints, the simulated detector, the losses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from port_deploy.nn.detector import (  # noqa: E402
-    BODY,
-    DetectorModel,
+from port_deploy.nn.detector_model import BODY, DetectorModel, detector_model  # noqa: E402
+from port_deploy.nn.mjm import distance_loss, mask_joints, reconstruction_loss  # noqa: E402
+from port_deploy.nn.simulated_detector import (  # noqa: E402
     Graph,
-    detector_model,
     redefine,
     shared_noise,
     simulate_detector,
     turn_limbs,
 )
-from port_deploy.nn.mjm import distance_loss, mask_joints, reconstruction_loss  # noqa: E402
 from port_deploy.skeleton import Skeleton  # noqa: E402
 
 CHAIN = Skeleton("chain6", tuple("abcdef"), tuple((i, i + 1) for i in range(5)))

@@ -19,11 +19,12 @@ from port_deploy.config import ModelSpec, PortConfig  # noqa: E402
 from port_deploy.errors import InputError, ModelFileError, PortError  # noqa: E402
 from port_deploy.nn import train as train_module  # noqa: E402
 from port_deploy.nn.data import DataSpec  # noqa: E402
-from port_deploy.nn.detector import DetectorModel, Graph, simulate_detector  # noqa: E402
+from port_deploy.nn.detector_model import DetectorModel  # noqa: E402
 from port_deploy.nn.fused import FusedPort  # noqa: E402
 from port_deploy.nn.muon import Muon, orthogonal  # noqa: E402
 from port_deploy.nn.options import TrainOptions  # noqa: E402
 from port_deploy.nn.port import Port  # noqa: E402
+from port_deploy.nn.simulated_detector import Graph, simulate_detector  # noqa: E402
 from port_deploy.nn.train import Trainer  # noqa: E402
 from port_deploy.skeleton import Skeleton  # noqa: E402
 from port_deploy.weights import load_model  # noqa: E402

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked joint modelling, what the ``paper`` kind is trained on, and the losses of both kinds.
 
-Like `nn.detector` it turns true poses into what a detector would answer, so that training runs through
+Like `nn.simulated_detector` it turns true poses into what a detector would answer, so that training runs through
 `nn.line.Refine`, the code of inference: its frame, its mask, its network input. Units are the pose's own size
 (root-mean-square coordinate 1). May use: torch. Test: tests/test_mjm.py.
 """

@@ -2,7 +2,8 @@
 """Test sets from true poses: what the simulated detector says of held-out poses, or of poses with square patches.
 
 The patches are the paper's H36M_masked: squares of 30 pixels centred on joints, their number drawn from B(17, 0.02).
-May use: nn.augment, nn.data, nn.detector, skeleton, errors, torch. Test: tests/test_simulate.py.
+May use: nn.augment, nn.data, nn.detector_model, nn.simulated_detector, skeleton, errors, torch.
+Test: tests/test_simulate.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 from port_deploy.errors import InputError
 from port_deploy.nn.augment import draw
 from port_deploy.nn.data import DataSpec, load_source
-from port_deploy.nn.detector import Graph, detector_model, simulate_detector
+from port_deploy.nn.detector_model import detector_model
+from port_deploy.nn.simulated_detector import Graph, simulate_detector
 from port_deploy.skeleton import Skeleton
 
 CROP = 256.0

@@ -25,13 +25,14 @@ from port_deploy.files import check_writable, write_text
 from port_deploy.nn.augment import draw, draw_batch
 from port_deploy.nn.checkpoint import Progress, load_checkpoint, save_checkpoint
 from port_deploy.nn.data import load_source
-from port_deploy.nn.detector import Graph, detector_model, redefine, simulate_detector
+from port_deploy.nn.detector_model import detector_model
 from port_deploy.nn.fused import FusedPort
 from port_deploy.nn.line import Refine
 from port_deploy.nn.mjm import Detection, distance_loss, mask_joints, reconstruction_loss
 from port_deploy.nn.muon import Muon
 from port_deploy.nn.options import TrainOptions
 from port_deploy.nn.port import Port
+from port_deploy.nn.simulated_detector import Graph, redefine, simulate_detector
 from port_deploy.weights import Model, load_model, save_model
 
 HELD_OUT_POSES = 1024
