@@ -79,7 +79,8 @@ def test_work_runs_elsewhere_and_its_error_comes_here() -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored
 from port_deploy.export import engine_progress
 from port_deploy.cli.export import main
 step = engine_progress.Monitor.step
