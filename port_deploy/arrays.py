@@ -187,3 +187,18 @@ def check_affine(affine: Any, batch: int) -> NDArray[np.float32]:
     if array.ndim == 2:
         array = np.broadcast_to(array, (batch, 2, 3))
     return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def to_image(boxes: Any, affine: Any, udp: bool, batch: int, height: int, width: int) -> NDArray[np.float32] | None:
+    """What takes a call's pixels to image pixels, [B, 2, 3]: `affine_of_boxes` or `check_affine`; None for neither.
+
+    Raises:
+        InputError: Both were given, one does not fit, or ``udp`` came without boxes.
+    """
+    if boxes is not None:
+        if affine is not None:
+            raise InputError("expected boxes or affine, got both: they say the same")
+        return affine_of_boxes(boxes, batch, height, width, udp)
+    if udp:
+        raise InputError("udp=True says how boxes are read, and none came: pass boxes=")
+    return None if affine is None else check_affine(affine, batch)

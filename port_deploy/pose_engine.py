@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from port_deploy import refiner_device
-from port_deploy.arrays import Wrap, affine_of_boxes, check_affine, check_threshold, host_view
+from port_deploy.arrays import Wrap, check_threshold, host_view, to_image
 from port_deploy.backends.artefact import ArtefactBackend
 from port_deploy.backends.select import Choice, open_backend
 from port_deploy.config import ModelSpec
@@ -124,15 +124,7 @@ class PoseEngine:
             return Refined(*refiner_device.run_images(self._backend, images, boxes, affine, udp, delta, out, stream))
         crops, wrap = self._check_images(images)
         batch = len(crops)
-        matrix: NDArray[np.float32] | None = None
-        if boxes is not None:
-            if affine is not None:
-                raise InputError("expected boxes or affine, got both: they say the same")
-            matrix = affine_of_boxes(boxes, batch, *self.detector.image_size, udp)
-        elif udp:
-            raise InputError("udp=True says how boxes are read, and none came: pass boxes=")
-        elif affine is not None:
-            matrix = check_affine(affine, batch)
+        matrix = to_image(boxes, affine, udp, batch, *self.detector.image_size)
         buffers, result = outputs(out, batch, self.model.joints, wrap)
         self._backend.run_images(crops, matrix, delta, buffers)
         return result

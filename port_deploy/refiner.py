@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from port_deploy import refiner_device
-from port_deploy.arrays import FLOAT32, affine_of_boxes, check_affine, check_threshold, host_view
+from port_deploy.arrays import FLOAT32, check_threshold, host_view, to_image
 from port_deploy.backends import native
 from port_deploy.backends.base import Backend
 from port_deploy.backends.native import try_decode
@@ -149,15 +148,7 @@ class Refiner:
             return Refined(*refiner_device.run(self._backend, heatmaps, boxes, affine, udp, delta, out, stream))
         maps, wrap = check_heatmaps(heatmaps, self._joints, self._takes_strides, self.model.skeleton.name)
         batch, _, height, width = maps.shape
-        matrix: NDArray[np.float32] | None = None
-        if boxes is not None:
-            if affine is not None:
-                raise InputError("expected boxes or affine, got both: they say the same")
-            matrix = affine_of_boxes(boxes, batch, height, width, udp)
-        elif udp:
-            raise InputError("udp=True says how boxes are read, and none came: pass boxes=")
-        elif affine is not None:
-            matrix = check_affine(affine, batch)
+        matrix = to_image(boxes, affine, udp, batch, height, width)
         buffers, result = outputs(out, batch, self._joints, wrap)
         if self._backend.takes_heatmaps:
             self._backend.run(maps, matrix, delta, buffers)

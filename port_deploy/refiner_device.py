@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from port_deploy.arrays import affine_of_boxes, check_affine
+from port_deploy.arrays import to_image
 from port_deploy.backends import native_cuda
 from port_deploy.config import ModelSpec
 from port_deploy.device_arrays import DeviceView, device_view, empty_like, is_on_device, stream_of
@@ -109,18 +109,12 @@ def _outputs(out: Any, like: Any, name: str, batch: int, joints: int) -> Outputs
 
 def _matrix(like: Any, boxes: Any, affine: Any, udp: bool, size: tuple[int, int, int]) -> Any:
     """[B, 2, 3] float32 on the GPU, in the caller's kind of array; None for none."""
-    batch, height, width = size
-    if boxes is not None:
-        if affine is not None:
-            raise InputError("expected boxes or affine, got both: they say the same")
-        if is_on_device(boxes):
-            raise InputError("expected boxes in host memory, got them on the GPU: pass boxes.cpu(), or affine=")
-        return _upload(affine_of_boxes(boxes, batch, height, width, udp), like)
-    if udp:
-        raise InputError("udp=True says how boxes are read, and none came: pass boxes=")
-    if affine is None or is_on_device(affine):
+    if boxes is None and not udp and is_on_device(affine):
         return affine
-    return _upload(check_affine(affine, batch), like)
+    if affine is None and is_on_device(boxes):
+        raise InputError("expected boxes in host memory, got them on the GPU: pass boxes.cpu(), or affine=")
+    matrix = to_image(boxes, affine, udp, *size)
+    return None if matrix is None else _upload(matrix, like)
 
 
 def _upload(matrix: Any, like: Any) -> Any:
