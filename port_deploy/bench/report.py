@@ -77,7 +77,7 @@ def comparisons(result: Result) -> list[dict[str, Any]]:
                             "native_us": own,
                             "fastest_other": best["backend"],
                             "fastest_other_us": best["p50_us"],
-                            "times_faster": round(best["p50_us"] / own, 2),
+                            "times_faster": best["p50_us"] / own,
                         }
                     )
     return found
