@@ -50,6 +50,20 @@ def test_masked_joint_modelling_masks_its_share() -> None:
     assert detection.joints[detection.target].std() == pytest.approx(0.5, rel=0.05)
 
 
+def test_numbers_of_the_simulated_detector_can_be_chosen() -> None:
+    hand = Skeleton.load("hand21")
+    changed = detector_model(hand, {"error": (2.0, 3.0), "missing": (0.0,)})
+    assert (changed.error, changed.missing, changed.disc) == ((2.0, 3.0), 0.0, DetectorModel().disc)
+    generator = torch.Generator().manual_seed(0)
+    joints = torch.randn(2000, 21, 2, generator=generator)
+    labelled = torch.ones(joints.shape[:2], dtype=torch.bool)
+    errors = []
+    for model in (detector_model(hand), changed):
+        found = simulate_detector(joints, labelled, model, Graph.of(hand), generator).joints
+        errors.append((found - joints).norm(dim=-1).nanmedian())
+    assert errors[1] > 2 * errors[0]
+
+
 @pytest.mark.parametrize("name", ["hand21", "mpii16"])
 def test_the_simulated_detector_is_less_sure_where_it_is_wrong(name: str) -> None:
     skeleton = Skeleton.load(name)

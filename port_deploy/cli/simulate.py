@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from port_deploy.cli.common import Parser, print_json, run
-from port_deploy.cli.train import hold_out
+from port_deploy.cli.train import numbers
 from port_deploy.errors import InputError, missing_extra
 from port_deploy.files import check_writable, write_bytes
 from port_deploy.skeleton import Skeleton
@@ -53,7 +53,8 @@ def body(argv: Sequence[str] | None) -> int:
     check_writable(options.output)
     skeleton = Skeleton.load(options.skeleton)
     spec = DataSpec.parse(options.file)
-    arrays = simulate(spec, skeleton, hold_out(options.hold_out), options.count, options.patches, options.seed)
+    held_out = numbers(options.hold_out, "--hold-out")
+    arrays = simulate(spec, skeleton, held_out, options.count, options.patches, options.seed)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(options.output, buffer.getvalue())

@@ -71,6 +71,11 @@ def parser() -> Parser:
     recipe.add_argument("--loss", choices=("squared", "distance"), help="paper squared (eq. 12)", default=quiet)
     recipe.add_argument("--precision", choices=("fp32", "bf16"), help="of the matrix products", default=quiet)
     recipe.add_argument("--start", metavar="MODEL", help="a model whose weights are the initial ones", default=quiet)
+    recipe.add_argument(
+        "--simulate", action="append", default=[], metavar="FIELD=NUMBER,NUMBER",
+        help="a number of the simulated detector, a field of DetectorModel (nn/detector_model.py): how large its errors "
+        "are, how often it is wrong; may be repeated",
+    )  # fmt: skip
     spec = p.add_argument_group("model")
     spec.add_argument("--config", action="append", default=[], metavar="FIELD=VALUE", help="a field of PortConfig")
     for name, kind in (("threshold", float), ("confidence-divisor", float), ("min-visible", int), ("max-masked", int)):
@@ -92,13 +97,12 @@ def key_values(options: Sequence[str], option: str) -> dict[str, str]:
     return result
 
 
-def hold_out(options: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """``--hold-out subject=9,11`` as ``{"subject": (9.0, 11.0)}``."""
+def numbers(options: Sequence[str], option: str) -> dict[str, tuple[float, ...]]:
+    """``FIELD=NUMBER,NUMBER`` options, such as ``--hold-out subject=9,11``, as ``{"subject": (9.0, 11.0)}``."""
     try:
-        pairs = key_values(options, "--hold-out").items()
-        return {k: tuple(float(x) for x in v.split(",")) for k, v in pairs}
+        return {k: tuple(float(x) for x in v.split(",")) for k, v in key_values(options, option).items()}
     except ValueError as error:
-        raise InputError(f"expected --hold-out FIELD=NUMBER,NUMBER: {error}") from error
+        raise InputError(f"expected {option} FIELD=NUMBER,NUMBER: {error}") from error
 
 
 def network(kind: str, options: Sequence[str]) -> PortConfig:
@@ -187,7 +191,8 @@ def trainer(options: argparse.Namespace) -> Trainer:
     )
     recipe = {k: given[k] for k in RECIPE if k in given}
     data = tuple(DataSpec.parse(text) for text in options.data)
-    train_options = TrainOptions.preset(options.kind, data=data, hold_out=hold_out(options.hold_out), **recipe)
+    picked = {k: numbers(given[k], f"--{k.replace('_', '-')}") for k in ("hold_out", "simulate")}
+    train_options = TrainOptions.preset(options.kind, data=data, **picked, **recipe)
     return Trainer(spec, train_options, options.output)
 
 

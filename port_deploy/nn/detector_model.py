@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every number of the simulated detector (simulated_detector.py), for hands and for bodies. May use: skeleton.
+"""Every number of the simulated detector (simulated_detector.py), for hands and for bodies. May use: errors, skeleton.
 
 Units are the pose's own size (root-mean-square coordinate 1); confidences 0..1. Test: tests/test_mjm.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
+from port_deploy.errors import InputError
 from port_deploy.skeleton import Skeleton
 
 
@@ -98,6 +100,24 @@ BODY = DetectorModel(
 """A whole body's detector: legs leave the picture, limbs cover each other and change places, left and right."""
 
 
-def detector_model(skeleton: Skeleton) -> DetectorModel:
-    """The simulation for a skeleton: a body's where it has mirror pairs, else a hand's."""
-    return BODY if skeleton.mirror else DetectorModel()
+def detector_model(skeleton: Skeleton, changes: Mapping[str, tuple[float, ...]] | None = None) -> DetectorModel:
+    """The simulation for a skeleton: a body's where it has mirror pairs, else a hand's.
+
+    Args:
+        skeleton: Which joints there are.
+        changes: Fields that are to have other numbers, e.g. ``{"error": (0.3, 1.8), "together": (0.5,)}``.
+
+    Raises:
+        InputError: There is no such field, or it takes another count of numbers.
+    """
+    model = BODY if skeleton.mirror else DetectorModel()
+    known = {f.name: getattr(model, f.name) for f in fields(model)}
+    values: dict[str, float | tuple[float, ...]] = {}
+    for name, numbers in (changes or {}).items():
+        if name not in known:
+            raise InputError(f"the simulated detector has no number {name!r}: use {', '.join(known)}")
+        count = len(known[name]) if isinstance(known[name], tuple) else 1
+        if len(numbers) != count:
+            raise InputError(f"expected {count} number(s) for {name} of the simulated detector, got {len(numbers)}")
+        values[name] = tuple(numbers) if isinstance(known[name], tuple) else numbers[0]
+    return replace(model, **values) if values else model  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ class TrainOptions:
         mask_ratio: Part of the joints that ``paper`` training masks.
         masked_noise: Location error of masked joints in ``paper`` training, in sizes of the pose.
         start: A model file whose weights are the initial ones, of any skeleton; None: random weights.
+        simulate: Numbers of the simulated detector that are not the skeleton's own (`nn.detector_model`).
         precision: ``fp32``, or ``bf16`` for the encoder's matrix products in training.
     """
 
@@ -56,6 +57,7 @@ class TrainOptions:
     mask_ratio: float = 0.4
     masked_noise: float = 0.5
     start: str | None = None
+    simulate: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
@@ -90,5 +92,6 @@ class TrainOptions:
         values = asdict(self)
         del values["data"]
         values["start"] = self.start and Path(self.start).name
+        values["simulate"] = {k: list(v) for k, v in self.simulate.items()}
         values["hold_out"] = {k: list(v) for k, v in self.hold_out.items()}
         return values

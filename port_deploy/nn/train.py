@@ -84,7 +84,7 @@ class Trainer:
         poses = options.epoch_poses or sum(len(s.training) for s in self.sources)
         self.epoch_steps = max(1, poses // options.batch)
         self.total_steps = self.epoch_steps * options.epochs
-        self.detector = detector_model(spec.skeleton)
+        self.detector = detector_model(spec.skeleton, options.simulate)
         self.graph = self._graph()
         self.trials = self._trials()
 
