@@ -73,8 +73,7 @@ def parser() -> Parser:
     recipe.add_argument("--start", metavar="MODEL", help="a model whose weights are the initial ones", default=quiet)
     recipe.add_argument(
         "--simulate", action="append", default=[], metavar="FIELD=NUMBER,NUMBER",
-        help="a number of the simulated detector, a field of DetectorModel (nn/detector_model.py): how large its errors "
-        "are, how often it is wrong; may be repeated",
+        help="a number of the simulated detector, a field of DetectorModel (nn/detector_model.py); may be repeated",
     )  # fmt: skip
     spec = p.add_argument_group("model")
     spec.add_argument("--config", action="append", default=[], metavar="FIELD=VALUE", help="a field of PortConfig")
