@@ -39,8 +39,9 @@ def parser() -> Parser:
     p = Parser(prog="port-train", description=DESCRIPTION)
     quiet = argparse.SUPPRESS
     p.add_argument(
-        "--data", action="append", required=True, metavar="FILE[:WEIGHT[:ignore=JOINT+JOINT]]",
-        help="a file of poses, its share of the batches, and joints whose labels in it are not used; may be repeated",
+        "--data", action="append", required=True, metavar="FILE[:WEIGHT][:ignore=JOINT+JOINT][:face]",
+        help="a file of poses, its share of the batches, joints whose labels in it are not used, and whether motion "
+        "capture is given a simulated face; may be repeated",
     )  # fmt: skip
     p.add_argument("--skeleton", required=True, help="bundled name or a .json file")
     p.add_argument(

@@ -3,7 +3,8 @@
 
 A file holds ``joints`` [M, n, 2] (pixels, y down) or ``joints3d`` [M, n, 3] (any unit; y up where the skeleton has
 mirror pairs, as motion capture has it), ``names`` [n], and perhaps ``labelled`` or ``visible`` [M, n]. Of a file with
-both kinds of joints the 3D ones are used. May use: errors, files, joint_names, skeleton, NumPy, torch.
+both kinds of joints the 3D ones are used. May use: errors, files, joint_names, nn.face, skeleton,
+NumPy, torch.
 Test: tests/test_data.py.
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from port_deploy.errors import InputError
 from port_deploy.files import sha256
 from port_deploy.joint_names import canonical_name, match_names
+from port_deploy.nn.face import with_face
 from port_deploy.skeleton import Skeleton
 
 MIN_LABELLED = 4
@@ -34,17 +36,19 @@ HELD_OUT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One ``--data`` option: ``FILE[:WEIGHT[:ignore=joint+joint]]``.
+    """One ``--data`` option: ``FILE[:WEIGHT][:ignore=joint+joint][:face]``.
 
     Attributes:
         path: The .npz file.
         weight: Share of the batches, relative to the other files.
         ignore: Joints whose labels in this file are not used (another definition of the same name).
+        face: Whether motion capture without a face is given a simulated one (`nn.face`).
     """
 
     path: Path
     weight: float = 1.0
     ignore: tuple[str, ...] = ()
+    face: bool = False
 
     @classmethod
     def parse(cls, text: str) -> DataSpec:
@@ -56,7 +60,8 @@ class DataSpec:
         path, *rest = text.split(":")
         weight = 1.0
         ignore: tuple[str, ...] = ()
-        for part in rest:
+        face = "face" in rest
+        for part in (r for r in rest if r != "face"):
             if part.startswith("ignore="):
                 ignore = tuple(canonical_name(n) for n in part.removeprefix("ignore=").split("+"))
                 continue
@@ -65,8 +70,10 @@ class DataSpec:
             except ValueError:
                 weight = -1.0
             if not 0 < weight < float("inf"):
-                raise InputError(f"expected --data FILE[:WEIGHT[:ignore=joint+joint]] with a weight > 0, got {text!r}")
-        return cls(Path(path), weight, ignore)
+                raise InputError(
+                    f"expected --data FILE[:WEIGHT][:ignore=joint+joint][:face] with a weight > 0, got {text!r}"
+                )
+        return cls(Path(path), weight, ignore, face)
 
 
 @dataclass(frozen=True)
@@ -124,16 +131,21 @@ def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Seque
     """
     arrays = read_arrays(spec.path)
     joints, names = _joints(spec.path, arrays)
+    if spec.face:
+        if joints.shape[-1] != 3:
+            raise InputError(f"{spec.path}: a simulated face takes joints3d, and it has joints alone: leave :face out")
+        joints, names = with_face(joints, names, seed)
     index = match_names(names, skeleton)
     present = index >= 0
     for i, name in enumerate(skeleton.names):
         present[i] &= canonical_name(name) not in spec.ignore
     labelled = np.zeros((len(joints), len(index)), dtype=bool)
     labelled[:, present] = np.isfinite(joints).all(-1)[:, index[present]]
-    if "labelled" in arrays:
-        labelled[:, present] &= _per_joint(spec.path, arrays, "labelled", joints)[:, index[present]] > 0
-    elif "visible" in arrays:
-        labelled[:, present] &= _per_joint(spec.path, arrays, "visible", joints)[:, index[present]] > 0
+    for key in ("labelled", "visible"):
+        if key in arrays:
+            own = present & (index < arrays["names"].shape[0])  # not a simulated face
+            labelled[:, own] &= _per_joint(spec.path, arrays, key)[:, index[own]] > 0
+            break
     points = np.where(labelled[..., None], joints[:, np.maximum(index, 0)], 0.0).astype(np.float32)
     points, usable = _normalise(points, labelled)
     if not usable.any():
@@ -152,6 +164,7 @@ def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Seque
         "split": how,
         "weight": spec.weight,
         "dimensions": int(points.shape[-1]),
+        **({"face": "simulated"} if spec.face else {}),
         **({"ignored_joints": list(spec.ignore)} if spec.ignore else {}),
     }
     return Source(
@@ -183,10 +196,11 @@ def _joints(path: Path, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any
     return joints.astype(np.float32), [str(n) for n in arrays["names"]]
 
 
-def _per_joint(path: Path, arrays: Mapping[str, NDArray[Any]], key: str, joints: NDArray[Any]) -> NDArray[Any]:
+def _per_joint(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> NDArray[Any]:
     value = arrays[key]
-    if value.shape != joints.shape[:2]:
-        raise InputError(f"{path}: expected {key} {list(joints.shape[:2])}, got {list(value.shape)}")
+    shape = list(arrays["joints3d" if "joints3d" in arrays else "joints"].shape[:2])
+    if list(value.shape) != shape:
+        raise InputError(f"{path}: expected {key} {shape}, got {list(value.shape)}")
     return value
 
 
