@@ -81,7 +81,7 @@ def parser() -> ArgumentParser:
         "--poses", action="append", default=[], metavar="FILE.npz",
         help="true poses that a linear completion is learnt from, to be held against; may be repeated",
     )  # fmt: skip
-    report.add_argument("--ablations", type=Path, metavar="FILE.json", help="a list of rows to show as Table III")
+    report.add_argument("--ablations", type=Path, metavar="FILE.json", help="rows to show as Table III")
     return options
 
 
@@ -196,6 +196,8 @@ def _ablations(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+    if isinstance(rows, dict):
+        rows = rows.get("table")  # as benchmarks/ablations.py writes them
     if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
         raise InputError(f"{path}: expected a list of rows, each an object")
     return rows
