@@ -168,8 +168,8 @@ def render(result: dict[str, Any]) -> str:
         "seeds. P-EPE and EPE in pixels, CMU Panoptic hand test, every second hand (423), MobileNetV2, δ = "
         f"{result['threshold']:g}: detector {figures}. Held out: error of masked joints in per cent of the pose's "
         "size, simulated (`soft` is trained and scored on another simulation, so its figure there stands apart). The "
-        "paper's figures come from full trainings on Panoptic's own labels and the whole test set: the order compares, the "
-        "values do not. Nothing was chosen by these tables. "
+        "paper's figures come from full trainings on Panoptic's own labels and the whole test set: the order compares, "
+        "the values do not. Nothing was chosen by these tables. "
         f"Commit {git['hash']}{' with changes' if git['dirty'] else ''}.",
     ]
     rows = result["table"]
