@@ -24,6 +24,11 @@ MAX_COORDINATE = 1e6
 MIN_SCALE = 1e-3
 """Pixels. Below this spread of the visible joints there is nothing to anchor a frame on: the pose is left alone."""
 
+LOG_STD_RANGE = (-7.0, 0.0)
+"""The network's log σ, in units of the frame, is clamped to this by every backend. At the top, a joint as uncertain as
+the visible ones are spread, nothing is known but that it belongs to the pose; with e or e² there the likelihood of held-out
+hands was worse (-2.349, -2.34 a joint against -2.367), since a linear row overshoots where most of a pose is hidden."""
+
 CodecName = Literal["softargmax", "softargmax-sum", "argmax"]
 """Codecs of a model: every backend and export decodes with them."""
 
@@ -59,6 +64,8 @@ class PortConfig:
         masked_coordinates: ``keep`` what the detector said of a masked joint as input, or ``zero`` it (the frame's
             origin) so that nothing of it leaks through the graph convolution.
         layer_norm_eps: Added to the variance in layer normalisation.
+        variance: The head's third output is log σ of each rebuilt joint, σ the standard deviation of one coordinate in
+            the frame's unit (an isotropic Gaussian). Files without the field have none.
     """
 
     width: int = 64
@@ -75,6 +82,7 @@ class PortConfig:
     mask_embedding: bool = True
     masked_coordinates: Literal["keep", "zero"] = "keep"
     layer_norm_eps: float = 1e-5
+    variance: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hops", tuple(self.hops))
@@ -106,12 +114,17 @@ class PortConfig:
         _check(self.attention_scale in ("head_dim", "width"), f"unknown attention_scale {self.attention_scale!r}")
         _check(self.input_channels in (2, 3), f"expected input_channels 2 or 3, got {self.input_channels!r}")
         _check(self.masked_coordinates in ("keep", "zero"), f"unknown masked_coordinates {self.masked_coordinates!r}")
-        for name in ("share_hop_weights", "residual", "mask_embedding"):
+        for name in ("share_hop_weights", "residual", "mask_embedding", "variance"):
             _check(isinstance(getattr(self, name), bool), f"expected {name} to be true or false")
         _check(
             isinstance(self.layer_norm_eps, float) and 0 < self.layer_norm_eps < 1e-2,
             f"expected layer_norm_eps between 0 and 0.01, got {self.layer_norm_eps!r}",
         )
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the head: x, y, and log σ where there is a variance."""
+        return 3 if self.variance else 2
 
     @property
     def inner(self) -> int:
@@ -148,8 +161,15 @@ class PortConfig:
             shapes |= {p + "fc2.weight": (d, hidden), p + "fc2.bias": (d,)}
         shapes |= {"head.se1.weight": (se, d), "head.se1.bias": (se,)}
         shapes |= {"head.se2.weight": (d, se), "head.se2.bias": (d,)}
-        shapes |= {"head.out.weight": (2, d), "head.out.bias": (2,)}
+        shapes |= {"head.out.weight": (self.outputs, d), "head.out.bias": (self.outputs,)}
         return shapes
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain values; ``variance`` only where it is on, so that other files stay what they were."""
+        data = asdict(self)
+        if not self.variance:
+            del data["variance"]
+        return data
 
     def parameter_count(self) -> int:
         """Number of learnt values (Table II says 0.5 M for the paper's model)."""
@@ -194,6 +214,8 @@ class ModelSpec:
         refine: Which joints of a refined pose change: the ``masked`` ones or ``all``.
         fusion: Weight of the reconstruction in a changed joint, 0..1; the rest is the detector's joint. Eq. (14) has 1.
         confidence_divisor: Confidence is divided by this and clipped to 0..1 before it enters the network.
+        std_scale: Factor on the network's σ, which makes it the error of a certain detector's repairs; of no effect
+            without `PortConfig.variance`, and written into files only with it.
         training: What it was trained on and how.
         licence: Licence of the weights, as their data allow.
         metrics: What was measured.
@@ -213,6 +235,7 @@ class ModelSpec:
     refine: RefineMode = "masked"
     fusion: float = 1.0
     confidence_divisor: float = 1.0
+    std_scale: float = 1.0
     training: Mapping[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -226,6 +249,7 @@ class ModelSpec:
         _check(self.refine in get_args(RefineMode), f"unknown refine {self.refine!r}: use masked or all")
         _check(_positive(self.temperature), f"expected a positive temperature, got {self.temperature!r}")
         _check(_positive(self.confidence_divisor), f"expected confidence_divisor > 0, got {self.confidence_divisor!r}")
+        _check(_positive(self.std_scale), f"expected std_scale > 0, got {self.std_scale!r}")
         _check(
             isinstance(self.min_visible, int) and self.min_visible >= 2,
             f"expected min_visible to be a whole number of at least 2, got {self.min_visible!r}",
@@ -248,7 +272,9 @@ class ModelSpec:
         """The specification as plain JSON values, with ``format_version``."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data["skeleton"] = self.skeleton.to_json()
-        data["config"] = asdict(self.config)
+        data["config"] = self.config.to_json()
+        if not self.config.variance:
+            del data["std_scale"]
         data["training"] = dict(self.training)
         data["metrics"] = dict(self.metrics)
         return {"format_version": FORMAT_VERSION, **data}

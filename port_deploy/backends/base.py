@@ -40,11 +40,13 @@ class HostBuffers:
         joints: [B, N, 2] float32, pixels.
         confidence: [B, N] float32 in 0..1.
         mask: [B, N] bool, True where the joint was rebuilt.
+        std: [B, N] float32, pixels, NaN where the mask is False. None: not wanted. Only of models with a variance.
     """
 
     joints: FloatArray
     confidence: FloatArray
     mask: NDArray[np.bool_]
+    std: FloatArray | None = None
 
 
 class Backend(Protocol):

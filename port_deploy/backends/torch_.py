@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "port-deploy[train]"'
 """Command that brings PyTorch."""
 
-Answer = tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]
-"""Joints [B, N, 2], confidence [B, N], mask [B, N]."""
+Answer = tuple[NDArray[Any], ...]
+"""Joints [B, N, 2], confidence [B, N], mask [B, N]; std [B, N] too of a model with a variance."""
 
 
 def availability() -> Availability:
@@ -53,7 +53,7 @@ class TorchBackend:
     def __init__(self, model: Model, dtype: str = "float32", device: str = "cpu", lowered: str | None = None) -> None:
         import torch
 
-        from port_deploy.nn.line import HeatmapLine
+        from port_deploy.nn.line_std import heatmap_line
         from port_deploy.nn.port import Port
 
         self.spec: ModelSpec = model.spec
@@ -63,7 +63,7 @@ class TorchBackend:
         port.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in model.tensors.items()})
         if lowered is not None:
             port.lower(getattr(torch, lowered))
-        self.line = HeatmapLine(model.spec, port).to(self.device).eval()
+        self.line = heatmap_line(model.spec, port).to(self.device).eval()
         self.line.requires_grad_(False)
         self.detail = f"PyTorch {torch.__version__} eager on {self.device}, {lowered or dtype}"
 
@@ -73,8 +73,8 @@ class TorchBackend:
 
         with torch.inference_mode():
             given = self._tensor(joints), self._tensor(confidence)
-            refined, mask = self.line.refine(*given, self._threshold(threshold))
-            return refined.cpu().numpy(), given[1].cpu().numpy(), mask.cpu().numpy()
+            refined, mask, *std = self.line.refine(*given, self._threshold(threshold))
+            return tuple(a.cpu().numpy() for a in (refined, given[1], mask, *std))
 
     def compute_heatmaps(self, heatmaps: NDArray[Any], affine: NDArray[Any] | None, threshold: float) -> Answer:
         """Decode [B, N, H, W] and refine; the answer is in the backend's dtype."""
@@ -83,10 +83,8 @@ class TorchBackend:
         if affine is None:
             affine = np.broadcast_to(np.eye(2, 3, dtype=np.float32), (len(heatmaps), 2, 3))
         with torch.inference_mode():
-            joints, confidence, mask = self.line(
-                self._tensor(heatmaps), self._tensor(affine), self._threshold(threshold)
-            )
-            return joints.cpu().numpy(), confidence.cpu().numpy(), mask.cpu().numpy()
+            answers = self.line(self._tensor(heatmaps), self._tensor(affine), self._threshold(threshold))
+            return tuple(a.cpu().numpy() for a in answers)
 
     def decode(self, heatmaps: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Decode [B, N, H, W] alone: joints [B, N, 2] in heatmap pixels, confidence [B, N]; in the backend's dtype."""
@@ -119,8 +117,9 @@ class TorchBackend:
 
 
 def _fill(out: HostBuffers, answer: Answer) -> None:
-    joints, confidence, mask = answer
-    out.joints[...], out.confidence[...], out.mask[...] = joints, confidence, mask
+    out.joints[...], out.confidence[...], out.mask[...] = answer[:3]
+    if out.std is not None:
+        out.std[...] = answer[3]
 
 
 def oracle(model: Model) -> TorchBackend:

@@ -94,12 +94,11 @@ class FusedPort(nn.Module):
         return z + linear(hidden, layer.fc2.weight.to(dtype), layer.fc2.bias.to(dtype)).to(z.dtype)
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """As `Port.forward`: [B, N, input_channels], [B, N] to [B, N, 2]."""
+        """As `Port.forward`: [B, N, input_channels], [B, N] to [B, N, 2] (3 with a variance)."""
         port, batch = self.port, len(inputs)
         z = self.aggregate(inputs) @ self.weights(port.embed)
         if port.mask_embedding is not None:
             z = torch.where(mask.reshape(-1, 1), cast(Tensor, port.mask_embedding), z)
         for layer in port.layers:
             z = self.encode(cast(EncoderLayer, layer), z, batch)
-        joints: Tensor = port.head(z.view(batch, -1, z.shape[-1]))
-        return inputs[..., :2] + joints if port.residual else joints
+        return port.place(inputs, port.head(z.view(batch, -1, z.shape[-1])))

@@ -11,6 +11,9 @@ Rules that every backend keeps:
     * A pose is *refined* if at least min_visible joints are unmasked, at most max_masked are masked, and the unmasked
       ones are not all in one place (MIN_SCALE). Any other pose comes back bit for bit, with nothing in its mask.
     * Of a refined pose, the masked joints change (``refine="all"``: every joint), the others are copied bit for bit.
+    * With `PortConfig.variance` a joint has a standard deviation exactly where the mask says that it changed, NaN
+      everywhere else: σ of one coordinate of the joint as it is answered (training and calibration see it so, with the
+      model's own ``refine`` and ``fusion``), exp(clamped log σ) * image pixels in a unit of the frame * ``std_scale``.
 """
 
 from __future__ import annotations
@@ -111,6 +114,10 @@ class VisibleFrame(nn.Module):
         """Framed joints [B, N, 2] back to offsets."""
         return framed * unit
 
+    def pixels(self, unit: Tensor) -> Tensor:
+        """Image pixels in one unit of the frame: [B, 1, 1] or a number that broadcasts."""
+        return unit
+
 
 class PaperFrame(nn.Module):
     """Frame ``paper``, as the authors' script has it.
@@ -123,6 +130,9 @@ class PaperFrame(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.register_buffer("size", torch.tensor(spec.frame_size), persistent=False)
+        self.register_buffer(
+            "mean_size", torch.tensor(spec.frame_size[0] * spec.frame_size[1]).sqrt(), persistent=False
+        )
         self.root, self.axis = spec.skeleton.root, spec.skeleton.axis
 
     def forward(self, offset: Tensor, spread: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,6 +152,10 @@ class PaperFrame(nn.Module):
         """Framed joints [B, N, 2] back to offsets."""
         scaled = self.rotate(framed, turn[..., :1], turn[..., 1:]) + unit
         return scaled * self.size  # type: ignore[operator]
+
+    def pixels(self, unit: Tensor) -> Tensor:
+        """Image pixels in one unit of the frame: x and y have units of their own, so their geometric mean."""
+        return self.mean_size  # type: ignore[return-value]
 
     def rotate(self, joints: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Turn [B, N, 2] by the angle of cos and sin, [B, 1, 1]."""
@@ -168,6 +182,7 @@ class Refine(nn.Module):
         self.confidence_divisor = float(spec.confidence_divisor)
         self.with_confidence = spec.config.input_channels == 3
         self.zero_masked = spec.config.masked_coordinates == "zero"
+        self.variance = spec.config.variance
 
     def forward(self, joints: Tensor, confidence: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Refine.
@@ -180,6 +195,11 @@ class Refine(nn.Module):
         Returns:
             Refined joints [B, N, 2] in image pixels; mask [B, N] bool, True where the joint was rebuilt.
         """
+        refined, changed, _, _ = self.rebuild(joints, confidence, threshold)
+        return refined, changed
+
+    def rebuild(self, joints: Tensor, confidence: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `forward` answers, the network's output [B, N, 2 or 3], and the image pixels in a unit of the frame."""
         missing = missing_joints(joints)
         mask = masked_joints(joints, confidence, threshold)
         weight = (~mask).to(joints.dtype).unsqueeze(-1)  # [B, N, 1], 1 where visible
@@ -202,15 +222,16 @@ class Refine(nn.Module):
             inputs = torch.cat([framed, known.unsqueeze(-1)], -1)
         else:
             inputs = framed
-        output = self.port(inputs, mask)  # [B, N, 2]
+        output = self.port(inputs, mask)  # [B, N, 2 or 3]
+        placed = output[..., :2] if self.variance else output
 
-        rebuilt = self.frame.undo(output, unit, turn) + centre
+        rebuilt = self.frame.undo(placed, unit, turn) + centre
 
         if self.fusion != 1.0:
             blended = joints + self.fusion * (rebuilt - joints)
             rebuilt = torch.where(missing.unsqueeze(-1), rebuilt, blended)
         changed = (torch.ones_like(mask) if self.refine_all else mask) & refined
-        return torch.where(changed.unsqueeze(-1), rebuilt, joints), changed
+        return torch.where(changed.unsqueeze(-1), rebuilt, joints), changed, output, self.frame.pixels(unit)
 
 
 class RefineLine(nn.Module):

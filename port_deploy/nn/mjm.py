@@ -60,6 +60,13 @@ def reconstruction_loss(recon: Tensor, truth: Tensor, target: Tensor) -> Tensor:
     return (squared * target).sum() / target.sum().clamp(min=1)
 
 
+def gaussian_loss(recon: Tensor, truth: Tensor, std: Tensor, target: Tensor) -> Tensor:
+    """Negative log-likelihood of the target joints' errors, less its constant: an isotropic Gaussian of ``std`` [B, N]."""
+    squared = (recon - truth).square().sum(-1)
+    loss = 0.5 * squared / std.square() + 2 * std.log()
+    return torch.where(target, loss, torch.zeros_like(loss)).sum() / target.sum().clamp(min=1)
+
+
 def distance_loss(recon: Tensor, truth: Tensor, target: Tensor) -> Tensor:
     """The distance itself, averaged over the target joints: far joints pull no harder than near ones."""
     distance = ((recon - truth).square().sum(-1) + 1e-6).sqrt()

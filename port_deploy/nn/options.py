@@ -39,6 +39,7 @@ class TrainOptions:
         start: A model file whose weights are the initial ones, of any skeleton; None: random weights.
         simulate: Numbers of the simulated detector that are not the skeleton's own (`nn.detector_model`).
         precision: ``fp32``, or ``bf16`` for the encoder's matrix products in training.
+        variance_only: Nothing learns but the variance of the model ``start`` (nn/train_variance.py).
     """
 
     data: tuple[DataSpec, ...]
@@ -59,6 +60,7 @@ class TrainOptions:
     start: str | None = None
     simulate: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     precision: str = "fp32"
+    variance_only: bool = False
 
     def __post_init__(self) -> None:
         whole = {"epochs": 1, "epoch_poses": 0, "batch": 1, "warmup_steps": 0, "seed": 0}
@@ -80,11 +82,13 @@ class TrainOptions:
 
     @classmethod
     def preset(cls, kind: str, **changes: Any) -> TrainOptions:
-        """The paper's hyperparameters for ``paper``; for ``soft`` those that measured best."""
+        """The paper's hyperparameters for ``paper``; for ``soft`` those that measured best; for ``variance_only`` its own."""
         soft: dict[str, Any] = {}
         if kind == "soft":
             soft = {"optimiser": "adamw", "lr": 1.5e-3, "batch": 64, "weight_decay": 0.01, "average": 0.999}
             soft["loss"] = "distance"
+        if changes.get("variance_only"):
+            soft = {"lr": 5e-2, "batch": 256, "average": 0.99, "epochs": 3, "epoch_poses": 51200, "warmup_steps": 20}
         return cls(**(soft | changes))
 
     def to_json(self) -> dict[str, Any]:
@@ -92,6 +96,8 @@ class TrainOptions:
         values = asdict(self)
         del values["data"]
         values["start"] = self.start and Path(self.start).name
+        if not self.variance_only:
+            del values["variance_only"]  # what other runs wrote before it was there can be resumed
         values["simulate"] = {k: list(v) for k, v in self.simulate.items()}
         values["hold_out"] = {k: list(v) for k, v in self.hold_out.items()}
         return values

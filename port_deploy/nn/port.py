@@ -86,10 +86,10 @@ class Head(nn.Module):
         super().__init__()
         self.se1 = Linear(config.width, config.se_width)
         self.se2 = Linear(config.se_width, config.width)
-        self.out = Linear(config.width, 2)
+        self.out = Linear(config.width, config.outputs)
 
     def forward(self, z: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, 2]."""
+        """[B, N, D] -> [B, N, 2], or 3: with log σ last."""
         gate = torch.sigmoid(self.se2(torch.relu(self.se1(z.mean(1)))))  # eq. (10): [B, D]
         joints: Tensor = self.out(gate.unsqueeze(1) * z)  # eq. (11)
         return joints
@@ -108,7 +108,7 @@ class Port(nn.Module):
         super().__init__()
         hop_matrices = torch.from_numpy(skeleton.hop_matrices(config.hops)).to(dtype)
         self.embed = MSGC(hop_matrices, config.input_channels, config.width, config.share_hop_weights)
-        self.residual = config.residual
+        self.residual, self.variance = config.residual, config.variance
         self.register_parameter(
             "mask_embedding", nn.Parameter(torch.zeros(config.width)) if config.mask_embedding else None
         )
@@ -132,12 +132,19 @@ class Port(nn.Module):
             mask: [B, N] bool, True where the joint is masked.
 
         Returns:
-            [B, N, 2] framed joints.
+            [B, N, 2] framed joints; with a variance [B, N, 3], log σ of each joint last, as the network has it.
         """
         z = self.embed(inputs)  # eq. (5)
         if self.mask_embedding is not None:
             z = torch.where(mask.unsqueeze(-1), self.mask_embedding, z)  # type: ignore[arg-type]
         for layer in self.layers:
             z = layer(z)
-        joints: Tensor = self.head(z)
-        return inputs[..., :2] + joints if self.residual else joints
+        return self.place(inputs, self.head(z))
+
+    def place(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """What the head says [B, N, 2 or 3] with the input joints added where it is a correction of them."""
+        if not self.residual:
+            return output
+        if self.variance:
+            return torch.cat([inputs[..., :2] + output[..., :2], output[..., 2:]], -1)
+        return inputs[..., :2] + output

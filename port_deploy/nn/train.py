@@ -75,10 +75,10 @@ class Trainer:
         if options.start:
             self._start_from(load_model(options.start))
         self.average = {k: v.detach().clone() for k, v in self.port.named_parameters()}
-        # Inference's own line; only its scale of confidence (0..1) and its reach (all joints, any mask) differ.
-        self.line_spec = replace(spec, refine="all", fusion=1.0, confidence_divisor=1.0, max_masked=spec.joints)
+        # Inference's own line; only its scale of confidence (0..1) and its reach (any mask; `_line`: all joints) differ.
+        self.line_spec = replace(spec, confidence_divisor=1.0, max_masked=spec.joints)
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-        self.line = Refine(self.line_spec, FusedPort(self.port, dtype))  # type: ignore[arg-type]
+        self.line = self._line(dtype)
         self.optimiser = self._optimiser(dtype)
         self.progress = Progress()
         poses = options.epoch_poses or sum(len(s.training) for s in self.sources)
@@ -193,15 +193,20 @@ class Trainer:
                 "detector_visible": _mean(before, target & ~mask),
             }
         self._load(kept)
-        if not learnt:
+        self._check_learnt(learnt)
+        return {"score": self._weighted(sources, "error"), "sources": sources}
+
+    def _weighted(self, sources: Mapping[str, Mapping[str, float]], name: str) -> float:
+        """The sources' mean of a score, weighted as the sources are."""
+        weights = {s.name: s.weight for s in self.sources if s.name in sources}
+        return sum(weights[n] * v[name] for n, v in sources.items()) / sum(weights.values())
+
+    def _check_learnt(self, count: int) -> None:
+        if not count:
             raise InputError(
                 f"no held-out pose has a joint to learn: of {self.spec.joints} joints at least {self.spec.min_visible} "
                 f"must stay visible and at most {self.spec.max_masked} be masked: lower --min-visible or --mask-ratio"
             )
-        weights = {s.name: s.weight for s in self.sources}
-        total = sum(weights[n] for n in sources)
-        score = sum(weights[n] * v["error"] for n, v in sources.items()) / total
-        return {"score": score, "sources": sources}
 
     def _graph(self) -> Graph:
         """The skeleton's graph, and what is usual in the training poses."""
@@ -256,6 +261,11 @@ class Trainer:
                 report(self.progress.step, self.total_steps, value)
         seconds = time.perf_counter() - start
         return {"epoch": epoch + 1, "loss": total / self.epoch_steps, "lr": rate, "seconds": round(seconds, 1)}
+
+    def _line(self, dtype: torch.dtype) -> Refine:
+        if self.spec.config.variance:
+            raise InputError("a variance is not trained with the joints: train them, then add it with --variance-only")
+        return Refine(replace(self.line_spec, refine="all", fusion=1.0), FusedPort(self.port, dtype))  # type: ignore[arg-type]
 
     def _optimiser(self, dtype: torch.dtype) -> torch.optim.Optimizer:
         parameters, options = self.port.parameters(), self.options
