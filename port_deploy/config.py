@@ -26,8 +26,8 @@ MIN_SCALE = 1e-3
 
 LOG_STD_RANGE = (-7.0, 0.0)
 """The network's log σ, in units of the frame, is clamped to this by every backend. At the top, a joint as uncertain as
-the visible ones are spread, nothing is known but that it belongs to the pose; with e or e² there the likelihood of held-out
-hands was worse (-2.349, -2.34 a joint against -2.367), since a linear row overshoots where most of a pose is hidden."""
+the visible ones are spread, nothing is known but that it belongs to the pose: a linear row overshoots where most of a
+pose is hidden, and with 1 instead of 0 held-out hands were less likely (-log L a joint -2.349 against -2.367)."""
 
 CodecName = Literal["softargmax", "softargmax-sum", "argmax"]
 """Codecs of a model: every backend and export decodes with them."""

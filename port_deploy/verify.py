@@ -55,6 +55,7 @@ class Problem:
         confidence: [B, N] float64.
         mask: [B, N] bool.
         clear: [B] bool, False for a pose on an edge, which is not compared.
+        std: [B, N] float64, pixels; None where the model has no variance, or the answers were stored without.
     """
 
     questions: Questions
@@ -62,6 +63,7 @@ class Problem:
     confidence: NDArray[np.float64]
     mask: NDArray[np.bool_]
     clear: NDArray[np.bool_]
+    std: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def solve(model: Model, questions: Questions) -> Problem:
         place = decoded * (CROP_PX / np.array([first.shape[3], first.shape[2]]))
     if model.spec.frame == "paper":
         clear = clear & _has_direction(model.spec, place)
-    return Problem(questions, *answers, clear)
+    return Problem(questions, answers[0], answers[1], answers[2], clear, answers[3] if len(answers) > 3 else None)
 
 
 def _free_of_ties(heatmaps: NDArray[np.float32], decoded: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -74,8 +74,8 @@ def parser() -> Parser:
     recipe.add_argument("--start", metavar="MODEL", help="a model whose weights are the initial ones", default=quiet)
     recipe.add_argument(
         "--variance-only", action="store_true", default=quiet,
-        help="add a variance to the model of --start (log of the standard deviation of each repair); nothing else of it "
-        "changes. Give --data and --hold-out as for its training; its own defaults: 3 epochs of 51200 poses, lr 5e-2, batch 256",
+        help="give the model of --start a variance, the standard deviation of each repair, and change nothing else of "
+        "it; --data and --hold-out as for its training (defaults: 3 epochs of 51200 poses, lr 5e-2, batch 256)",
     )  # fmt: skip
     recipe.add_argument(
         "--simulate", action="append", default=[], metavar="FIELD=NUMBER,NUMBER",

@@ -26,7 +26,7 @@ class RefineStd(Refine):
     def forward(  # type: ignore[override]
         self, joints: Tensor, confidence: Tensor, threshold: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Refine.forward`, and std [B, N]: standard deviation of a coordinate in image pixels, NaN where unmasked."""
+        """As `Refine.forward`, and std [B, N]: σ of a coordinate in image pixels, NaN where the mask is False."""
         refined, changed, output, pixels = self.rebuild(joints, confidence, threshold)
         std = output[..., 2:].clamp(self.log_low, self.log_high).exp() * (pixels * self.std_scale)  # [B, N, 1]
         std = std.squeeze(-1)

@@ -61,7 +61,7 @@ def reconstruction_loss(recon: Tensor, truth: Tensor, target: Tensor) -> Tensor:
 
 
 def gaussian_loss(recon: Tensor, truth: Tensor, std: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood of the target joints' errors, less its constant: an isotropic Gaussian of ``std`` [B, N]."""
+    """Negative log-likelihood, less its constant, of the target joints' errors as isotropic Gaussians of std [B, N]."""
     squared = (recon - truth).square().sum(-1)
     loss = 0.5 * squared / std.square() + 2 * std.log()
     return torch.where(target, loss, torch.zeros_like(loss)).sum() / target.sum().clamp(min=1)

@@ -82,7 +82,7 @@ class TrainOptions:
 
     @classmethod
     def preset(cls, kind: str, **changes: Any) -> TrainOptions:
-        """The paper's hyperparameters for ``paper``; for ``soft`` those that measured best; for ``variance_only`` its own."""
+        """The paper's hyperparameters for ``paper``; for ``soft`` and ``variance_only`` those that measured best."""
         soft: dict[str, Any] = {}
         if kind == "soft":
             soft = {"optimiser": "adamw", "lr": 1.5e-3, "batch": 64, "weight_decay": 0.01, "average": 0.999}

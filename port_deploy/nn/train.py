@@ -75,7 +75,7 @@ class Trainer:
         if options.start:
             self._start_from(load_model(options.start))
         self.average = {k: v.detach().clone() for k, v in self.port.named_parameters()}
-        # Inference's own line; only its scale of confidence (0..1) and its reach (any mask; `_line`: all joints) differ.
+        # Inference's own line; its scale of confidence (0..1) and its reach (any mask; `_line`: all joints) differ.
         self.line_spec = replace(spec, confidence_divisor=1.0, max_masked=spec.joints)
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         self.line = self._line(dtype)

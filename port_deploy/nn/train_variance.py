@@ -2,8 +2,8 @@
 """``port-train --variance-only``: gives a trained model a variance, and leaves all else of it as it is, bit for bit.
 
 Only the head's third row learns (D + 1 numbers, by Gaussian negative log-likelihood of the errors that the frozen model
-makes on the simulated detector, in the joints that it changes, with its own fusion), so there is no backward pass through
-the network and no memory of its forward pass.
+makes on the simulated detector, in the joints that it changes, with its own fusion), so there is no backward pass
+through the network and no memory of its forward pass.
 May use: config, errors, weights, nn.*, torch. Test: tests/test_train_variance.py.
 """
 
@@ -71,8 +71,8 @@ class VarianceTrainer(Trainer):
     def evaluate(self) -> dict[str, Any]:
         """Held-out scores of the averaged row, by source, of the joints below δ and of those above.
 
-        ``nll`` is the loss; ``within_1`` and ``within_2`` the per cent of joints no farther off than σ and 2 σ (39.3 and
-        86.5 of an isotropic Gaussian); ``score``, the sources' weighted mean of ``nll``, chooses the best checkpoint.
+        ``nll`` is the loss; ``within_1`` and ``within_2`` the per cent of joints no farther off than σ and 2 σ (39.3
+        and 86.5 of an isotropic Gaussian); ``score``, the sources' weighted mean of ``nll``, chooses the best.
         """
         kept = {k: v.detach().clone() for k, v in self.port.named_parameters()}
         self._load(self.average)
