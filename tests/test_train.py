@@ -272,12 +272,15 @@ def command(poses: Path, tmp_path: Path, *more: str) -> list[str]:
 
 
 def test_command(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command(poses, tmp_path, "--json", "--name", "mine", "--licence", "CC0", "--threshold", "0.2")) == 0
+    more = ("--name", "mine", "--licence", "CC0", "--threshold", "0.2", "--fusion", "0.5", "--store", "fp16")
+    assert main(command(poses, tmp_path, "--json", *more)) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["epochs"] == 1
     model = load_model(printed["model"])
-    assert (model.spec.name, model.spec.licence, model.spec.threshold) == ("mine", "CC0", 0.2)
-    assert main(command(poses, tmp_path, "--name", "mine", "--licence", "CC0", "--threshold", "0.2", "--resume")) == 0
+    spec = model.spec
+    assert (spec.name, spec.licence, spec.threshold, spec.fusion) == ("mine", "CC0", 0.2, 0.5)
+    assert all(np.array_equal(v, v.astype(np.float16)) for v in model.tensors.values())
+    assert main(command(poses, tmp_path, *more, "--resume")) == 0
     assert "best of 1 epochs" in capsys.readouterr().out
 
 

@@ -19,6 +19,7 @@ from port_deploy import InputError, ModelFileError, Refiner
 from port_deploy.backends.native import core
 from port_deploy.weights import (
     bundled_models,
+    half,
     load_model,
     model_from_bytes,
     model_to_bytes,
@@ -237,6 +238,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert loaded.data == MODEL.data
     assert all(np.array_equal(loaded.tensors[k], v) for k, v in MODEL.tensors.items())
     assert not list(path.parent.glob(".*"))  # no temporary file is left
+
+
+def test_weights_that_are_float16_are_written_as_such() -> None:
+    rounded = {k: half(v).astype(np.float32) for k, v in MODEL.tensors.items()}
+    small, large = model_to_bytes(MODEL.spec, rounded), model_to_bytes(MODEL.spec, MODEL.tensors)
+    assert len(small) < 0.55 * len(large) + 4096
+    back = model_from_bytes(small, "small")
+    for name, value in rounded.items():
+        np.testing.assert_array_equal(back.tensors[name], value)
+    rounded["head.out.bias"] = rounded["head.out.bias"] + np.float32(1e6)
+    beyond = model_from_bytes(model_to_bytes(MODEL.spec, rounded), "beyond")
+    np.testing.assert_array_equal(beyond.tensors["head.out.bias"], rounded["head.out.bias"])
 
 
 def test_float16_weights_are_read_by_both() -> None:

@@ -26,11 +26,11 @@ labelled [M, n]. Without options the paper's hyperparameters are used for --kind
 
 RECIPE = (
     *("epochs", "epoch_poses", "batch", "optimiser", "lr", "warmup_steps", "weight_decay", "clip", "average", "loss"),
-    *("mask_ratio", "masked_noise", "precision", "seed", "start", "variance_only"),
+    *("mask_ratio", "masked_noise", "precision", "store", "seed", "start", "variance_only"),
 )
 SPEC = (
     *("codec", "temperature", "frame", "threshold", "threshold_source", "min_visible", "max_masked", "refine"),
-    *("confidence_divisor", "licence"),
+    *("fusion", "confidence_divisor", "licence"),
 )
 
 
@@ -71,6 +71,7 @@ def parser() -> Parser:
     recipe.add_argument("--optimiser", choices=("adam", "adamw", "muon"), help="paper adam, soft adamw", default=quiet)
     recipe.add_argument("--loss", choices=("squared", "distance"), help="paper squared (eq. 12)", default=quiet)
     recipe.add_argument("--precision", choices=("fp32", "bf16"), help="of the matrix products", default=quiet)
+    recipe.add_argument("--store", choices=("fp32", "fp16"), help="of the model file; fp16 halves it", default=quiet)
     recipe.add_argument("--start", metavar="MODEL", help="a model whose weights are the initial ones", default=quiet)
     recipe.add_argument(
         "--variance-only", action="store_true", default=quiet,
@@ -83,7 +84,10 @@ def parser() -> Parser:
     )  # fmt: skip
     spec = p.add_argument_group("model")
     spec.add_argument("--config", action="append", default=[], metavar="FIELD=VALUE", help="a field of PortConfig")
-    for name, kind in (("threshold", float), ("confidence-divisor", float), ("min-visible", int), ("max-masked", int)):
+    for name, kind in (
+        *(("threshold", float), ("fusion", float), ("confidence-divisor", float)),
+        *(("min-visible", int), ("max-masked", int)),
+    ):
         spec.add_argument(f"--{name}", type=kind, default=quiet)
     for name in ("threshold-source", "licence", "codec", "frame", "refine"):
         spec.add_argument(f"--{name}", default=quiet)

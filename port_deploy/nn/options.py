@@ -38,6 +38,7 @@ class TrainOptions:
         masked_noise: Location error of masked joints in ``paper`` training, in sizes of the pose.
         start: A model file whose weights are the initial ones, of any skeleton; None: random weights.
         simulate: Numbers of the simulated detector that are not the skeleton's own (`nn.detector_model`).
+        store: ``fp32``, or ``fp16``: the weights that are kept are rounded to float16, and the file is half as large.
         precision: ``fp32``, or ``bf16`` for the encoder's matrix products in training.
         variance_only: Nothing learns but the variance of the model ``start`` (nn/train_variance.py).
     """
@@ -59,6 +60,7 @@ class TrainOptions:
     masked_noise: float = 0.5
     start: str | None = None
     simulate: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    store: str = "fp32"
     precision: str = "fp32"
     variance_only: bool = False
 
@@ -74,7 +76,12 @@ class TrainOptions:
         for name, high in (("weight_decay", 1.0), ("average", 0.99999), ("masked_noise", 10.0)):
             if not 0 <= getattr(self, name) <= high:
                 raise InputError(f"expected {name} from 0 to {high:g}, got {getattr(self, name)}")
-        for name, choices in (("optimiser", ("adam", "adamw", "muon")), ("loss", ("squared", "distance"))):
+        choices_of = {
+            "optimiser": ("adam", "adamw", "muon"),
+            "loss": ("squared", "distance"),
+            "store": ("fp32", "fp16"),
+        }
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"expected {name} to be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not self.data:
