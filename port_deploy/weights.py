@@ -103,7 +103,8 @@ def model_to_bytes(spec: ModelSpec, tensors: Mapping[str, NDArray[Any]]) -> byte
 def half(values: NDArray[Any]) -> NDArray[np.float16]:
     """Weights as float16; what lies beyond its range becomes its largest number, and so is no longer equal."""
     limit = float(np.finfo(np.float16).max)
-    return np.clip(values, -limit, limit).astype(np.float16)
+    rounded: NDArray[np.float16] = np.clip(values, -limit, limit).astype(np.float16)
+    return rounded
 
 
 def with_changes(model: Model, **changes: Any) -> Model:
