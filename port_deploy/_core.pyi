@@ -112,6 +112,10 @@ class CudaRefiner:
         out: Sequence[int],
         stream: int,
     ) -> None: ...
+    def refine_layer(self, joints: int, confidence: int, batch: int, out: Sequence[int], stream: int) -> None: ...
+    def run_layer(
+        self, maps: int, shape: Sequence[int], affine: int, out: Sequence[int], stream: int
+    ) -> None: ...
     def refine_host(
         self,
         joints: Array,
@@ -138,6 +142,9 @@ class CudaRefiner:
     @property
     def description(self) -> str: ...
 
+def engine_layer(
+    data: bytes, source: str, precision: str, height: int = 0, width: int = 0
+) -> dict[str, Any]: ...
 def decode_on_device(
     maps: int,
     dtype: str,

@@ -13,9 +13,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "host_array.h"
 #include "port/cuda.hpp"
+#include "port/engine_layer.hpp"
 
 namespace port::python {
 namespace {
@@ -57,21 +59,49 @@ Output device_output(const std::array<Address, 3>& out) {
   return {at<float>(out[0]), at<float>(out[1]), at<std::uint8_t>(out[2])};
 }
 
+// Threshold, joints, confidence, mask.
+CudaLayerOutput layer_output(const std::array<Address, 4>& out) {
+  return {at<const float>(out[0]), at<float>(out[1]), at<float>(out[2]), at<std::int32_t>(out[3])};
+}
+
+std::shared_ptr<const Model> read_model(const py::buffer& data, const std::string& source) {
+  const py::buffer_info bytes = data.request();
+  if (bytes.ndim != 1 || bytes.itemsize != 1 || (bytes.size > 0 && bytes.strides[0] != 1)) {
+    input_error("expected the bytes of a model file: pass a bytes object");
+  }
+  const py::gil_scoped_release released;
+  return Model::from_buffer(bytes.ptr, static_cast<std::size_t>(bytes.size), source);
+}
+
+py::bytes as_bytes(const std::vector<unsigned char>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+py::dict engine_layer(const py::buffer& data, const std::string& source, const std::string& precision, int height,
+                      int width) {
+  const auto model = read_model(data, source);
+  const EngineLayer layer = make_engine_layer(*model, {precision_from_string(precision), height, width});
+  py::dict out;
+  out["columns"] = layer.columns;
+  out["threads"] = layer.threads;
+  out["shared_bytes"] = layer.shared_bytes;
+  out["state_words"] = layer.state_words;
+  out["weights"] = as_bytes(layer.weights);
+  out["constants"] = as_bytes(layer.constants);
+  return out;
+}
+
 // A refiner and its way from host memory, which it outlives.
 class Gpu {
  public:
   Gpu(const py::buffer& data, const std::string& source, int device, const std::string& precision,
       const std::optional<std::string>& variant) {
-    const py::buffer_info bytes = data.request();
-    if (bytes.ndim != 1 || bytes.itemsize != 1 || (bytes.size > 0 && bytes.strides[0] != 1)) {
-      input_error("expected the bytes of a model file: pass a bytes object");
-    }
+    const auto model = read_model(data, source);
     CudaOptions options;
     options.device = device;
     options.precision = precision_from_string(precision);
     if (variant) options.variant = cuda_variant_from_string(*variant);
     const py::gil_scoped_release released;
-    const auto model = Model::from_buffer(bytes.ptr, static_cast<std::size_t>(bytes.size), source);
     refiner = std::make_unique<CudaRefiner>(model, options);
     host = std::make_unique<CudaFromHost>(*refiner);
   }
@@ -89,6 +119,21 @@ class Gpu {
     const HeatmapView view = device_maps(maps, dtype, shape, strides);
     const py::gil_scoped_release released;
     refiner->run(view, at<const float>(affine), threshold, device_output(out), at<CUstream_st>(stream));
+  }
+
+  void refine_layer(Address joints, Address confidence, std::int64_t batch, const std::array<Address, 4>& out,
+                    Address stream) const {
+    const py::gil_scoped_release released;
+    refiner->refine(at<const float>(joints), at<const float>(confidence), batch, layer_output(out),
+                    at<CUstream_st>(stream));
+  }
+
+  void run_layer(Address maps, const std::array<std::int64_t, 4>& shape, Address affine,
+                 const std::array<Address, 4>& out, Address stream) const {
+    const HeatmapView view =
+        device_maps(maps, "float32", shape, {shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3]});
+    const py::gil_scoped_release released;
+    refiner->run(view, at<const float>(affine), layer_output(out), at<CUstream_st>(stream));
   }
 
   void refine_host(const py::array& joints, const py::array& confidence, float threshold, const py::array& out_joints,
@@ -137,6 +182,10 @@ void bind_cuda(py::module_& m) {
            py::arg("out"), py::arg("stream"))
       .def("run", &Gpu::run, py::arg("maps"), py::arg("dtype"), py::arg("shape"), py::arg("strides"), py::arg("affine"),
            py::arg("threshold"), py::arg("out"), py::arg("stream"))
+      .def("refine_layer", &Gpu::refine_layer, py::arg("joints"), py::arg("confidence"), py::arg("batch"),
+           py::arg("out"), py::arg("stream"))
+      .def("run_layer", &Gpu::run_layer, py::arg("maps"), py::arg("shape"), py::arg("affine"), py::arg("out"),
+           py::arg("stream"))
       .def("refine_host", &Gpu::refine_host, py::arg("joints"), py::arg("confidence"), py::arg("threshold"),
            py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"))
       .def("run_host", &Gpu::run_host, py::arg("heatmaps"), py::arg("affine").none(true), py::arg("threshold"),
@@ -145,6 +194,8 @@ void bind_cuda(py::module_& m) {
       .def_property_readonly("device", [](const Gpu& gpu) { return gpu.refiner->device(); })
       .def_property_readonly("weight_bytes", [](const Gpu& gpu) { return gpu.refiner->weight_bytes(); })
       .def_property_readonly("description", [](const Gpu& gpu) { return gpu.refiner->description(); });
+  m.def("engine_layer", &engine_layer, py::arg("data"), py::arg("source"), py::arg("precision"), py::arg("height") = 0,
+        py::arg("width") = 0);
   m.def("decode_on_device", &decode_on_device, py::arg("maps"), py::arg("dtype"), py::arg("shape"), py::arg("strides"),
         py::arg("codec"), py::arg("temperature"), py::arg("threshold"), py::arg("out"), py::arg("device"),
         py::arg("stream"));

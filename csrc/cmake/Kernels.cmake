@@ -27,14 +27,37 @@ function(port_kernels name oldest)
   target_sources(port PRIVATE $<TARGET_OBJECTS:${name}>)
 endfunction()
 
-target_sources(port PRIVATE cuda/pack.cpp cuda/plan.cpp)
-target_include_directories(port PRIVATE cuda)
 port_kernels(port_cuda_host 75 cuda/device_info.cu cuda/from_host.cu cuda/launch.cu cuda/refiner.cu)
 port_kernels(port_decode 75 cuda/decode.cu)
 port_kernels(port_lines_plain 75 cuda/lines_block_plain.cu)
 port_kernels(port_lines_half 75 cuda/lines_block_half.cu)
 port_kernels(port_lines_bfloat 80 cuda/lines_block_bfloat.cu)
 port_kernels(port_lines_cluster 90 cuda/lines_cluster_half.cu cuda/lines_cluster_bfloat.cu)
+
+# The line as a layer of somebody else's engine (include/port/engine_layer.hpp), as PTX: one file per precision, number of joints
+# and oldest compute capability. They lie beside the Python module.
+set(PORT_LAYERS_FOLDER "${CMAKE_CURRENT_BINARY_DIR}/layers" CACHE INTERNAL "port_line_*.ptx")
+file(GLOB layer_headers CONFIGURE_DEPENDS cuda/*.h cuda/kernels/*.h cuda/device/*.h)
+set(layers)
+foreach(kind "fp32;port::kernels::Plain;75" "fp16;port::device::Half;75" "fp16;port::device::Half;80"
+             "bf16;port::device::Bfloat;80")
+  list(GET kind 0 precision)
+  list(GET kind 1 format)
+  list(GET kind 2 oldest)
+  foreach(columns 2 3 4)
+    set(layer "${PORT_LAYERS_FOLDER}/port_line_${precision}_${columns}_sm${oldest}.ptx")
+    add_custom_command(
+      OUTPUT "${layer}"
+      COMMAND ${CMAKE_COMMAND} -E make_directory "${PORT_LAYERS_FOLDER}"
+      COMMAND "${CMAKE_CUDA_COMPILER}" -ptx -arch=compute_${oldest} -std=c++17 -I "${CMAKE_CURRENT_SOURCE_DIR}/cuda"
+              -DPORT_LAYER_FORMAT=${format} -DPORT_LAYER_COLUMNS=${columns} -o "${layer}"
+              "${CMAKE_CURRENT_SOURCE_DIR}/cuda/engine_layer.cu"
+      DEPENDS cuda/engine_layer.cu ${layer_headers}
+      VERBATIM)
+    list(APPEND layers "${layer}")
+  endforeach()
+endforeach()
+add_custom_target(port_layers ALL DEPENDS ${layers})
 
 # The static runtime: the library asks for no CUDA library and loads where there is no driver.
 find_package(CUDAToolkit REQUIRED)

@@ -151,15 +151,51 @@ struct CudaRefiner::Impl {
            "." + std::to_string(limits.minor) + ")";
   }
 
-  // Everything but where the poses come from.
-  kernels::LineParams params(std::int64_t batch, float threshold, const Output& out) const {
+  // Everything but where the poses come from, the threshold and where results go.
+  kernels::LineParams params(std::int64_t batch) const {
     kernels::LineParams p{};
     p.net = net;
     p.rules = rules;
-    p.out = results_of(out);
     p.batch = batch;
+    return p;
+  }
+
+  kernels::LineParams params(std::int64_t batch, float threshold, const Output& out) const {
+    check_threshold(threshold);
+    require_joints(batch, out.joints);
+    kernels::LineParams p = params(batch);
+    p.out = results_of(out);
     p.threshold = threshold;
     return p;
+  }
+
+  kernels::LineParams params(std::int64_t batch, const CudaLayerOutput& out) const {
+    require_joints(batch, out.joints);
+    if (batch > 0 && !out.threshold) input_error("expected the threshold [1] in device memory, got a null pointer");
+    kernels::LineParams p = params(batch);
+    p.out = {out.joints, out.confidence, nullptr, out.mask};
+    p.threshold_at = out.threshold;
+    return p;
+  }
+
+  static void require_joints(std::int64_t batch, const float* joints) {
+    check_batch(batch);
+    if (batch > 0 && !joints) input_error("expected memory for joints [B, N, 2], got a null pointer");
+  }
+
+  void refine(kernels::LineParams p, const float* joints, const float* confidence, CudaStream stream) const {
+    if (p.batch == 0) return;
+    if (!joints || !confidence) input_error("expected joints [B, N, 2] and confidence [B, N], got a null pointer");
+    p.joints = joints;
+    p.confidence = confidence;
+    queue(&p, stream);
+  }
+
+  void run(kernels::LineParams p, const HeatmapView& heatmaps, const float* affine, CudaStream stream) const {
+    if (p.batch == 0) return;
+    p.maps = maps_of(heatmaps, codec, temperature);
+    p.affine = affine;
+    queue(&p, stream);
   }
 
   void queue(kernels::LineParams* p, CudaStream stream) const {
@@ -204,28 +240,26 @@ CudaRefiner& CudaRefiner::operator=(CudaRefiner&&) noexcept = default;
 
 void CudaRefiner::refine(const float* joints, const float* confidence, std::int64_t batch, float threshold,
                          const Output& out, CudaStream stream) const {
-  check_threshold(threshold);
-  check_batch(batch);
-  if (batch == 0) return;
-  if (!joints || !confidence) input_error("expected joints [B, N, 2] and confidence [B, N], got a null pointer");
-  if (!out.joints) input_error("expected memory for joints [B, N, 2], got a null pointer");
-  kernels::LineParams p = impl_->params(batch, threshold, out);
-  p.joints = joints;
-  p.confidence = confidence;
-  impl_->queue(&p, stream);
+  impl_->refine(impl_->params(batch, threshold, out), joints, confidence, stream);
+}
+
+void CudaRefiner::refine(const float* joints, const float* confidence, std::int64_t batch, const CudaLayerOutput& out,
+                         CudaStream stream) const {
+  impl_->refine(impl_->params(batch, out), joints, confidence, stream);
 }
 
 void CudaRefiner::run(const HeatmapView& heatmaps, const float* affine, float threshold, const Output& out,
                       CudaStream stream) const {
-  check_threshold(threshold);
   check_view(heatmaps);
   check_joints(heatmaps, *impl_->model);
-  if (heatmaps.batch == 0) return;
-  if (!out.joints) input_error("expected memory for joints [B, N, 2], got a null pointer");
-  kernels::LineParams p = impl_->params(heatmaps.batch, threshold, out);
-  p.maps = maps_of(heatmaps, impl_->codec, impl_->temperature);
-  p.affine = affine;
-  impl_->queue(&p, stream);
+  impl_->run(impl_->params(heatmaps.batch, threshold, out), heatmaps, affine, stream);
+}
+
+void CudaRefiner::run(const HeatmapView& heatmaps, const float* affine, const CudaLayerOutput& out,
+                      CudaStream stream) const {
+  check_view(heatmaps);
+  check_joints(heatmaps, *impl_->model);
+  impl_->run(impl_->params(heatmaps.batch, out), heatmaps, affine, stream);
 }
 
 const Model& CudaRefiner::model() const { return *impl_->model; }

@@ -30,6 +30,10 @@ void CudaRefiner::refine(const float*, const float*, std::int64_t, float, const 
   unavailable();
 }
 void CudaRefiner::run(const HeatmapView&, const float*, float, const Output&, CudaStream) const { unavailable(); }
+void CudaRefiner::refine(const float*, const float*, std::int64_t, const CudaLayerOutput&, CudaStream) const {
+  unavailable();
+}
+void CudaRefiner::run(const HeatmapView&, const float*, const CudaLayerOutput&, CudaStream) const { unavailable(); }
 const Model& CudaRefiner::model() const { unavailable(); }
 int CudaRefiner::device() const { unavailable(); }
 Precision CudaRefiner::precision() const { unavailable(); }

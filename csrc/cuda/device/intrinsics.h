@@ -11,6 +11,7 @@
 #define PORT_DEVICE __device__ __forceinline__
 #define PORT_KERNEL(threads, blocks_per_sm) __global__ void __launch_bounds__(threads, blocks_per_sm)
 #define PORT_GRID_CONSTANT const __grid_constant__
+#define PORT_CONSTANT __constant__
 #define PORT_UNROLL _Pragma("unroll")
 #define PORT_LOOP _Pragma("unroll 1")  // where the compiler would make code longer for nothing
 

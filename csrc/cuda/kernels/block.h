@@ -372,6 +372,7 @@ PORT_DEVICE void write_poses(const B& b, int64_t first) {
     p.out.joints[2 * at + 1] = joint[1];
     if (p.out.confidence) p.out.confidence[at] = pose.confidence[b.lane];
     if (p.out.mask) p.out.mask[at] = changed ? 1 : 0;
+    if (p.out.words) p.out.words[at] = changed ? 1 : 0;
   }
 }
 

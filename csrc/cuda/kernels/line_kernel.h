@@ -126,6 +126,8 @@ PORT_DEVICE void run_network(const B& b, const Weights<B>& weights) {
   if (b.rank == 0) head(b, fc2_bias + (net.layers - 1) * net.width_ld);
 }
 
+PORT_DEVICE float threshold_of(const LineParams& p) { return p.threshold_at ? *p.threshold_at : p.threshold; }
+
 // Grid: a multiple of the cluster's blocks. blocks_per_sm: what registers are rationed for.
 template <typename Format, int kCols, int kPoses, bool kCluster, int kBlocksPerSm>
 PORT_KERNEL(kLineThreads, kBlocksPerSm)
@@ -151,7 +153,7 @@ line_kernel(PORT_GRID_CONSTANT LineParams p) {
     PORT_LOOP
     for (int which = b.warp; which < kPoses; which += kWarps) {
       if (first + which < p.batch) {
-        prepare_pose(p.rules, p.net.joints, p.net.channels, p.threshold, b.pose(which));
+        prepare_pose(p.rules, p.net.joints, p.net.channels, threshold_of(p), b.pose(which));
       } else if (b.lane == 0) {
         b.pose(which)->active = 0;
         b.pose(which)->masked = b.pose(which)->changed = 0;

@@ -35,6 +35,7 @@ struct Results {
   float* joints;      // [B][N][2]
   float* confidence;  // [B][N] or null
   uint8_t* mask;      // [B][N] or null
+  int32_t* words;     // [B][N] or null: the mask for layers of engines, whose tensors have no bytes
 };
 
 struct DecodeParams {
@@ -97,9 +98,10 @@ struct LineParams {
   Results out;
   int64_t batch;
   float threshold;
-  int32_t blocks;         // of a cluster; 1: none
-  int32_t heads_at_once;  // of a block, between two barriers
-  int32_t stages;         // layers whose weights are in shared memory at a time (clusters)
+  const float* threshold_at;  // null, or what is read in its place when the kernel runs
+  int32_t blocks;             // of a cluster; 1: none
+  int32_t heads_at_once;      // of a block, between two barriers
+  int32_t stages;             // layers whose weights are in shared memory at a time (clusters)
 };
 
 }  // namespace port::kernels

@@ -61,6 +61,15 @@ struct CudaOptions {
   std::optional<float> fusion;       // 0..1
 };
 
+// The threshold and the results of a layer inside somebody else's engine: everything on the device, the mask in the
+// whole numbers that engines have tensors of.
+struct CudaLayerOutput {
+  const float* threshold = nullptr;  // [1], read when the kernel runs
+  float* joints = nullptr;           // [B][N][2]
+  float* confidence = nullptr;       // [B][N] or null
+  std::int32_t* mask = nullptr;      // [B][N] or null; 0 or 1
+};
+
 class CudaRefiner {
  public:
   // Packs the weights and copies them to the device; synchronises that copy, and nothing later does.
@@ -79,6 +88,11 @@ class CudaRefiner {
   // From heatmaps of float32, float16 or bfloat16. affine [B][2][3] or null. As Refiner::run().
   void run(const HeatmapView& heatmaps, const float* affine, float threshold, const Output& out,
            CudaStream stream) const;
+
+  // The same as a layer of an engine, whose threshold is not known when the work is queued.
+  void refine(const float* joints, const float* confidence, std::int64_t batch, const CudaLayerOutput& out,
+              CudaStream stream) const;
+  void run(const HeatmapView& heatmaps, const float* affine, const CudaLayerOutput& out, CudaStream stream) const;
 
   const Model& model() const;
   int device() const;

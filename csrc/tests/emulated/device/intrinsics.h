@@ -12,6 +12,7 @@
 #define PORT_DEVICE inline
 #define PORT_KERNEL(threads, blocks_per_sm) inline void
 #define PORT_GRID_CONSTANT const
+#define PORT_CONSTANT
 #define PORT_UNROLL
 #define PORT_LOOP
 #define PORT_HAS_CLUSTERS 1
