@@ -25,6 +25,9 @@ class EngineInfo:
         stripped: It has no weights: they come from that ONNX when it is loaded.
         refittable: Other weights can be put into it.
         workspace_bytes: Scratch memory that its kernels may ask for.
+        fused: ``aot`` (one layer, whose kernel the engine holds), ``ipluginv3`` (one layer, which needs this package
+            where the engine is loaded), or ``none``: the plain graph.
+        fused_reason: Why.
     """
 
     flavour: Literal["tensorrt", "tensorrt-rtx"]
@@ -37,6 +40,8 @@ class EngineInfo:
     stripped: bool = False
     refittable: bool = False
     workspace_bytes: int = 0
+    fused: Literal["aot", "ipluginv3", "none"] = "none"
+    fused_reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back."""
@@ -56,4 +61,6 @@ class EngineInfo:
             stripped=data.get("stripped") is True,
             refittable=data.get("refittable") is True,
             workspace_bytes=count(data.get("workspace_bytes", 0)),
+            fused=one_of({"fused": "none"} | dict(data), "fused", ("aot", "ipluginv3", "none")),
+            fused_reason=text(data.get("fused_reason", "")),
         )

@@ -69,11 +69,15 @@ def select_device(device: int) -> None:
     check(cuda_runtime().cudaSetDevice(device))
 
 
+def current_device() -> int:
+    """The number of the calling thread's current GPU."""
+    return int(check(cuda_runtime().cudaGetDevice()))
+
+
 @contextmanager
 def on_device(device: int) -> Iterator[None]:
     """A GPU as the calling thread's current one for as long as the block lasts."""
-    runtime = cuda_runtime()
-    before = int(check(runtime.cudaGetDevice()))
+    runtime, before = cuda_runtime(), current_device()
     if before == device:
         yield
         return

@@ -4,7 +4,7 @@
 One code path: both libraries have the same Python interface, and the sidecar says which one an engine belongs to. An
 engine fits one version of one library on some GPUs; that, and its hash, is checked against the sidecar *before* the
 library sees a byte: an engine is executable code. How it runs is in engine_backend.py.
-May use: engine_backend, cuda_memory, onnx_bytes, sidecar, errors, tensorrt or tensorrt_rtx.
+May use: engine_backend, engine_plugin, cuda_memory, onnx_bytes, sidecar, errors, tensorrt or tensorrt_rtx.
 Test: tests/test_tensorrt.py, tests/test_engine_run.py.
 """
 
@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from port_deploy.backends import cuda_memory
+from port_deploy.backends import cuda_memory, engine_plugin
 from port_deploy.backends.base import Availability
 from port_deploy.backends.engine_backend import TensorRtBackend
 from port_deploy.backends.engine_contexts import Contexts, put_weights, weights_for
@@ -65,6 +65,20 @@ def import_library(flavour: str) -> Any:
         raise missing_extra(f"backend {flavour}", flavour) from error
     except (ImportError, OSError) as error:
         raise BackendUnavailableError(f"{LIBRARIES[flavour]} is installed but does not load: {error}") from error
+
+
+def import_plugin_module(library: Any) -> Any:
+    """``tensorrt.plugin``, which the library does not import by itself.
+
+    Raises:
+        BackendUnavailableError: It does not load.
+    """
+    try:
+        return import_module(f"{library.__name__}.plugin")
+    except (ImportError, OSError, AttributeError) as error:
+        raise BackendUnavailableError(
+            f"{library.__name__}.plugin does not load: {error}: build without --fuse"
+        ) from error
 
 
 def make_logger(library: Any) -> Any:
@@ -212,6 +226,8 @@ def open_engine(
     library = import_library(flavour)
     check_runs_here(path, sidecar, library.__version__, ordinal)
     weights, spec = weights_for(path, sidecar, refit)
+    if sidecar.engine.fused == "ipluginv3":
+        engine_plugin.register(library)  # before the library meets the layer
     with cuda_memory.on_device(ordinal):
         engine, runtime, logger = deserialise(path, data, library, sidecar.engine.version_compat)
         if weights is not None:

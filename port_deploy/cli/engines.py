@@ -44,6 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--refit", action="store_true", help="other weights can be put into the engine")
     group.add_argument(
+        "--fuse",
+        action="store_true",
+        help="the whole line as one layer that holds our fused kernel (TensorRT only; not run on a GPU yet)",
+    )
+    group.add_argument(
         "--no-cache", action="store_true", help="build anew: neither take an engine from the cache nor keep it there"
     )
 
@@ -66,5 +71,6 @@ def build_options(arguments: argparse.Namespace) -> BuildOptions:
         strip_weights=arguments.strip_weights,
         refit=arguments.refit,
         timing_cache=arguments.timing_cache,
+        fuse=arguments.fuse,
         cache=not arguments.no_cache,
     )

@@ -42,6 +42,7 @@ class BuildOptions:
         strip_weights: The engine has no weights in it: they are read from the ONNX beside it when it is loaded.
         refit: Other weights of the same network can be put into the engine.
         timing_cache: File of measured kernel times, read and written; TensorRT only. None: one beside the engine cache.
+        fuse: The whole line is one plugin layer, the fused kernel; TensorRT only.
         cache: Take an engine that was built from the same before, and keep this one.
     """
 
@@ -53,6 +54,7 @@ class BuildOptions:
     strip_weights: bool = False
     refit: bool = False
     timing_cache: Path | None = None
+    fuse: bool = False
     cache: bool = True
 
     def __post_init__(self) -> None:
@@ -64,6 +66,10 @@ class BuildOptions:
             )
         if not 0 < self.workspace_bytes < 1 << 45:
             raise InputError(f"expected a workspace above 0 and below 32 TiB, got {self.workspace_bytes} bytes")
+        if self.fuse and (self.strip_weights or self.refit):
+            raise InputError("--fuse packs the weights for its kernel: leave out --strip-weights and --refit")
+        if self.fuse and self.version_compat:
+            raise InputError("a fused engine runs with the version that built it: leave out --fuse or --version-compat")
         wrong = [t for t in self.targets if not re.fullmatch(r"sm_\d{2,3}", t)]
         if wrong:
             raise InputError(f"expected targets as sm_89, got {', '.join(map(repr, wrong))}")
@@ -77,6 +83,7 @@ class BuildOptions:
             "version_compat": self.version_compat,
             "strip_weights": self.strip_weights,
             "refit": self.refit,
+            "fuse": self.fuse,
         }
 
 
@@ -115,6 +122,11 @@ def check_supported(name: str, library: Any, options: BuildOptions) -> None:
         if level and not hasattr(library.HardwareCompatibilityLevel, level):
             raise InputError(f"{said} has no hardware compatibility {options.hardware_compat}: use ampere+")
         return
+    if options.fuse:
+        raise InputError(
+            f"{said} has no plugin layers, so there is no --fuse: leave it out, or build with TensorRT on a GPU "
+            "(--tensorrt tensorrt)"
+        )
     if options.hardware_compat:
         raise InputError(f"{said} has no --hardware-compat: name the GPUs with --target sm_86,sm_89")
     if options.version_compat:

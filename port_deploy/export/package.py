@@ -113,7 +113,7 @@ class _ModelRun(Run):
             done.append(self.verified(path, sidecar, aotinductor_.load, problems, ""))
         if "engine" in kinds:
             size = self.options.heatmap_size if self.input == "heatmaps" else None
-            done.append(write_engine(self, done[0], lambda: make_problems(model, self.input, size)))
+            done.append(write_engine(self, done[0], lambda: make_problems(model, self.input, size), model))
         return done
 
     def _describe(self, path: Path, kind: Kind, tools: dict[str, str]) -> Sidecar:
@@ -127,6 +127,8 @@ class _OnnxRun(Run):
         super().__init__(name, staging, options)
         if options.kinds != ("engine",):
             raise InputError("from an .onnx only engines are built: use --trt alone, or start from the .safetensors")
+        if options.build.fuse:
+            raise InputError("--fuse needs the model itself: start from its .safetensors, or leave out --fuse")
         self.source, self.sidecar = Path(source), read_sidecar(source, "onnx")
         for what, asked, there in (
             ("input", options.input, self.sidecar.input),

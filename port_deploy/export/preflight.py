@@ -3,7 +3,8 @@
 
 Each check finds something good, something to know, or something that ends the build. A check that could not be made
 says so: nothing is passed because it was not looked at.
-May use: preflight_graph, to_engine, backends, files, sidecar, weights, errors. Test: tests/test_preflight.py.
+May use: preflight_graph, fused_network, to_engine, backends, files, sidecar, weights, errors.
+Test: tests/test_preflight.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from port_deploy.backends import cuda_memory, tensorrt_
 from port_deploy.errors import InputError, PortError
 from port_deploy.export.engine_options import check_supported
+from port_deploy.export.fused_network import plan_fused
 from port_deploy.export.preflight_graph import Finding, check_graph
 from port_deploy.export.run import ExportOptions
 from port_deploy.export.to_engine import Toolchain, find_toolchain
@@ -72,6 +74,7 @@ def _checks(source: str | Path | None, folder: Path, options: ExportOptions) -> 
             yield Finding("builder", "ok", f"{tools.name} {tools.library.__version__}{gpu}")
             check_supported(tools.name, tools.library, options.build)
             yield from _targets(tools, options)
+            yield from _fused(source, tools, options)
         except PortError as error:
             yield Finding("builder", "error", str(error))
         yield from _gpu(options)
@@ -133,6 +136,19 @@ def _folders(folder: Path, options: ExportOptions) -> Iterator[Finding]:
         enough = free > 2 * ENGINE_BYTES or "engine" not in options.kinds
         text = f"{place}, {free / 1e9:.1f} GB free"
         yield Finding(name, "ok" if enough else "error", text if enough else f"{text}: make room for an engine")
+
+
+def _fused(source: str | Path | None, tools: Toolchain, options: ExportOptions) -> Iterator[Finding]:
+    """Whether the fused kernel gets into an engine, and how."""
+    if not options.build.fuse or source is None:
+        return
+    if Path(source).suffix == ".onnx":
+        yield Finding("fused layer", "error", "--fuse needs the model itself: start from its .safetensors")
+        return
+    kind, precision = options.input or "heatmaps", options.precision or "fp32"
+    oldest = "8.0" if options.build.hardware_compat == "ampere+" else tools.capability
+    fused = plan_fused(tools.library, load_model(source), kind, precision, options.heatmap_size, oldest)
+    yield Finding("fused layer", "ok", f"{fused.way}: {fused.reason}")
 
 
 def _targets(tools: Toolchain, options: ExportOptions) -> Iterator[Finding]:

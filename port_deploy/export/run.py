@@ -70,6 +70,8 @@ class ExportOptions:
             raise InputError("--target and other ways to build are for engines: add --trt")
         if self.detector is not None and set(self.kinds) - {"onnx", "engine"}:
             raise InputError("a detector is joined in ONNX: use --onnx, --trt or both")
+        if self.detector is not None and self.build.fuse:
+            raise InputError("behind a detector the plain graph is built: leave out --fuse")
         if self.detector is not None and self.input is not None:
             raise InputError("with a detector the artefact takes images: leave out --input")
 

@@ -3,14 +3,14 @@
 
 The network is strongly typed: the precision is the graph's own, since TensorRT 11 has no flags for it. Needs neither
 PyTorch nor an ONNX library. Full TensorRT times kernels on the GPU that it builds for; TensorRT-RTX needs no GPU.
-May use: the other engine_*.py, backends.tensorrt_, backends.cuda_memory, onnx_bytes, sidecar,
-files, errors. Test: tests/test_engine_build.py, tests/test_engine_options.py.
+May use: the other engine_*.py, fused_network, backends.tensorrt_, backends.cuda_memory, onnx_bytes, sidecar,
+weights, files, errors. Test: tests/test_engine_build.py, tests/test_engine_options.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple, cast
@@ -18,14 +18,16 @@ from typing import Any, Literal, NamedTuple, cast
 from port_deploy.backends import cuda_memory
 from port_deploy.backends.tensorrt_ import LIBRARIES, import_library, make_logger, why
 from port_deploy.engine_info import EngineInfo
-from port_deploy.errors import BackendUnavailableError, ExportError, missing_extra
+from port_deploy.errors import BackendUnavailableError, ExportError, InputError, missing_extra
 from port_deploy.export.engine_cache import Built, EngineCache
 from port_deploy.export.engine_options import BuildOptions, check_supported, configure
 from port_deploy.export.engine_progress import Monitor, Progress, Silent, run_cancellable
+from port_deploy.export.fused_network import Fused, build_network, plan_fused
 from port_deploy.export.timing_cache import TimingCache
 from port_deploy.files import check_writable
 from port_deploy.onnx_bytes import without_initializer
 from port_deploy.sidecar import DEFAULTS, Sidecar
+from port_deploy.weights import Model
 
 BUILDER_REVISION = 1
 """Part of every cache key: raised when this file builds another engine from the same arguments."""
@@ -71,6 +73,7 @@ def build_engine(
     progress: Progress | None = None,
     device: int = 0,
     free: Sequence[str] | None = None,
+    weights: Model | None = None,
 ) -> BuiltEngine:
     """Build an engine, or take it from the cache.
 
@@ -83,6 +86,7 @@ def build_engine(
         progress: Shown how far the build is.
         device: Number of the GPU to build on; of no matter to TensorRT-RTX.
         free: Inputs with a default that the engine takes as inputs; the others are constants in it. None: all.
+        weights: The model that the ONNX was made from: a fused engine is built from it.
 
     Raises:
         BackendUnavailableError: The library is not installed.
@@ -99,9 +103,20 @@ def build_engine(
     free = DEFAULTS[source.input] if free is None else free
     graph = without_initializer(model, *free) if free else model
     monitor = Monitor(progress)
+    fused: Fused | None = None
+    if options.fuse:
+        if weights is None:
+            raise InputError("--fuse needs the model itself: start from its .safetensors, or leave out --fuse")
+        oldest = "8.0" if options.hardware_compat == "ampere+" else tools.capability
+        fused = plan_fused(tools.library, weights, source.input, source.precision, size, oldest)
+
+    def network() -> tuple[Any, Any]:
+        if fused is not None:
+            return build_network(tools.library, tools.builder, fused)
+        return parse(tools.library, tools.logger, tools.builder, graph), None
 
     def build() -> Built:
-        data, capabilities = run_cancellable(lambda: _build(tools, graph, size, batch, options, monitor), monitor)
+        data, capabilities = run_cancellable(lambda: _build(tools, network, size, batch, options, monitor), monitor)
         info = EngineInfo(
             flavour=tools.name,
             version=tools.library.__version__,
@@ -113,6 +128,8 @@ def build_engine(
             stripped=options.strip_weights,
             refittable=options.refit,
             workspace_bytes=options.workspace_bytes,
+            fused=fused.way if fused else "none",
+            fused_reason=fused.reason if fused else "not asked for: --fuse",
         )
         return data, info
 
@@ -129,6 +146,7 @@ def build_engine(
         "version": tools.library.__version__,
         "gpu": tools.gpu,
         "capability": tools.capability,
+        "layer": fused.to_key() if fused else None,
         **options.to_key(),
     }
     built, cached = EngineCache(note=progress.note).get_or_build(key, build)
@@ -145,6 +163,8 @@ def find_toolchain(options: BuildOptions, device: int = 0) -> Toolchain:
     wanted = [options.flavour] if options.flavour != "auto" else [n for n in LIBRARIES if find_spec(LIBRARIES[n])]
     if options.flavour == "auto" and options.targets:
         wanted = [n for n in wanted if n == "tensorrt-rtx"]
+    if options.fuse and "tensorrt" in wanted:
+        wanted = ["tensorrt"]
     if not wanted:
         raise missing_extra("building an engine", "tensorrt-rtx")
     problems: list[Exception] = []
@@ -180,7 +200,7 @@ def _open_toolchain(name: Literal["tensorrt", "tensorrt-rtx"], device: int) -> T
 
 def _build(
     tools: Toolchain,
-    graph: bytes,
+    make_network: Callable[[], tuple[Any, Any]],
     size: tuple[int, int],
     batch: tuple[int, int, int],
     options: BuildOptions,
@@ -190,7 +210,7 @@ def _build(
     library, builder, logger = tools.library, tools.builder, tools.logger
     if tools.gpu:
         cuda_memory.select_device(tools.device)  # a thread's own
-    network = parse(library, logger, builder, graph)
+    network, keep = make_network()
     config = builder.create_builder_config()
     capabilities = configure(tools.name, library, config, options)
     config.add_optimization_profile(_profile(builder, network, size, batch))
@@ -198,7 +218,7 @@ def _build(
     timings = TimingCache(tools.name, library, tools.gpu, options)
     timings.attach(config)
     engine = builder.build_serialized_network(network, config)
-    del adapter
+    del adapter, keep
     if engine is None:
         if monitor.cancelled:
             raise ExportError("the build was cancelled")

@@ -73,6 +73,8 @@ def export_triton(
     """
     if export.batch[0] != 1:
         raise InputError(f"Triton fills batches from one request on: expected --batch 1,…, got {export.batch}")
+    if export.build.fuse:
+        raise InputError("a Triton repository holds the plain graph: leave out --fuse")
     target = Path(repository).absolute()
     with staging_folder(target) as staging:
         name, side, model = _onnx(source, staging, export, progress)
