@@ -284,3 +284,15 @@ def test_sidecars_of_before_have_the_defaults(place: Place) -> None:
     data = json.loads(sidecar_path(path).read_text())
     data["engine"] = {k: data["engine"][k] for k in ("flavour", "version", "compute_capabilities")}
     assert Sidecar.from_json(data).engine == EngineInfo("tensorrt", "10.9.0", ("8.9",))
+
+
+def test_a_classic_layer_is_made_known_before_the_engine_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = place.library(version="10.3.0")
+    monkeypatch.setattr(tensorrt_.engine_plugin, "register", lambda given: given.log.append(("register", given)))
+    place.write({"version": "10.3.0", "fused": "ipluginv3"})
+    place.refiner()
+    assert [call[0] for call in library.log][:2] == ["register", "deserialise"]
+    library.log.clear()
+    place.write({"version": "10.3.0", "fused": "aot"}, b"another")  # holds its kernel: nothing of ours is needed
+    place.refiner()
+    assert library.log[0][0] == "deserialise"

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from conftest import gpu_present
+from fake_plugins import library_with_plugins
 from fake_tensorrt import fake_tensorrt
 
 from port_deploy.backends import cuda_memory
 from port_deploy.cli.export import main
-from port_deploy.export import ExportOptions, preflight, to_engine
+from port_deploy.export import ExportOptions, fused_kernel, preflight, to_engine
 from port_deploy.export.engine_options import BuildOptions
 from port_deploy.export.preflight import check_export, failed
 
@@ -126,6 +127,26 @@ def test_a_gpu_with_less_memory_than_the_workspace(tmp_path: Path, monkeypatch: 
     assert findings["builder"].text == "tensorrt 10.9.0 on T4 (7.5)"
     assert findings["GPU"].status == "note"
     assert "0.5 of 17.2 GB free, less than the workspace of 1.1 GB: give a smaller --workspace" in findings["GPU"].text
+
+
+def test_the_fused_layer_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for TensorRT and a GPU, in a build that may or may not have kernels."""
+    monkeypatch.setattr(to_engine, "import_library", lambda name: library_with_plugins("11.4.0", monkeypatch))
+    facts = {"device_state": None, "has_bindings": True, "device_name": "T4", "compute_capability": "7.5"}
+    for name, value in (facts | {"free_memory": (1 << 33, 1 << 34)}).items():
+        monkeypatch.setattr(cuda_memory, name, lambda *_, value=value: value)
+    monkeypatch.setattr(preflight, "_graph_of", lambda *_: (b"", None))  # the graph is another test's
+    options = ExportOptions(("engine",), precision="bf16", build=BuildOptions("tensorrt", fuse=True))
+    monkeypatch.setattr(fused_kernel, "layers_folder", lambda: tmp_path)
+    findings = {f.check: f for f in check_export("mpii16", tmp_path, options) if f.status == "error"}
+    assert "--fuse needs a build with PORT_CUDA=ON" in findings["builder"].text
+    (tmp_path / "port_line_bf16_2_sm80.ptx").write_text("")
+    findings = {f.check: f for f in check_export("mpii16", tmp_path, options) if f.status == "error"}
+    assert "bf16 kernels need compute capability 8.0 or later, this GPU has 7.5" in findings["builder"].text
+    monkeypatch.setattr(fused_kernel, "specialise", lambda ptx, constants: ptx)
+    monkeypatch.setattr(cuda_memory, "compute_capability", lambda *_: "8.9")
+    ok = {f.check: f for f in check_export("mpii16", tmp_path, options)}["fused layer"]
+    assert (ok.status, ok.text[:5]) == ("ok", "aot: ")
 
 
 @pytest.mark.skipif(gpu_present(), reason="says what happens without a GPU")

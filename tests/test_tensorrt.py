@@ -62,6 +62,7 @@ def test_an_engine_is_built_without_torch(folder: Path) -> None:
         ("8.9", "12.0"),
         onnx_sha256=read_sidecar(folder / "m.onnx", "onnx").sha256,
         workspace_bytes=1 << 30,
+        fused_reason="not asked for: --fuse",
     )
     assert sidecar.batch == (1, 4, 16)
     assert (sidecar.input, sidecar.precision) == ("joints", "fp16")

@@ -6,6 +6,9 @@ Without a GPU nothing of this runs; what can be checked without is in test_engin
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -138,3 +141,78 @@ def test_both_ways_through_an_engine(folder: Path) -> None:
     first, second = whole(maps, boxes=boxes), network(maps, boxes=boxes)
     torch.testing.assert_close(first.joints, second.joints, rtol=0, atol=1e-2)
     assert torch.equal(first.mask, second.mask)
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """m.engine whose one layer is the fused kernel, for both inputs, in fp32 and fp16; full TensorRT only."""
+    from port_deploy.export import ExportOptions, export_model
+    from port_deploy.export.engine_options import BuildOptions
+    from port_deploy.export.fused_kernel import layers_folder
+
+    state = backends.availability("tensorrt")
+    kernels = state.available and any(layers_folder().glob("port_line_*.ptx"))
+    if not kernels:
+        why = "the core was built without CUDA" if state.available else f"no full TensorRT here: {state.detail}"
+        if "tensorrt" in os.environ.get("PORT_REQUIRE", ""):
+            pytest.fail(f"PORT_REQUIRE=tensorrt, and {why}")
+        pytest.skip(why)
+    place = tmp_path_factory.mktemp("fused")
+    save_model(place / "m.safetensors", MODEL.spec, MODEL.tensors)
+    for kind in ("joints", "heatmaps"):
+        for precision in ("fp32", "fp16"):
+            options: Any = {"input": kind, "precision": precision, "heatmap_size": SIZE, "batch": (1, 8, 32)}
+            build = BuildOptions("tensorrt", fuse=True, cache=False)
+            export_model(
+                place / "m.safetensors", place / kind / precision, ExportOptions(("engine",), build=build, **options)
+            )
+    return place
+
+
+@pytest.mark.parametrize("kind", ["joints", "heatmaps"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_fused_engine_against_the_oracle(fused: Path, kind: Any, precision: str) -> None:
+    path = fused / kind / precision / "m.engine"
+    side = read_sidecar(path, "engine")
+    assert side.verification["artefact_ran"] is True
+    assert side.engine is not None
+    assert side.engine.fused != "none"
+    problems = make_problems(MODEL, kind, SIZE if kind == "heatmaps" else None)
+    verify(Refiner.load(path)._backend, problems, precision).check(f"fused, {kind} in {precision}")
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 32, 33, 100])
+def test_a_fused_engine_answers_as_the_core(fused: Path, count: int) -> None:
+    """The same kernel, launched by TensorRT and by the core; in graphs, on streams, in pieces."""
+    engine = Refiner.load(fused / "joints" / "fp16" / "m.engine")
+    core = Refiner.load(fused / "m.safetensors", backend="native-cuda", precision="fp16")
+    joints, confidence = poses(count)
+    expected = core.refine(joints, confidence)
+    for _ in range(4):  # queued, recorded, launched
+        got = engine.refine(joints, confidence)
+        for a, b in zip(got, expected, strict=True):
+            torch_equal(a, b)
+
+
+def torch_equal(a: Any, b: Any) -> None:
+    import torch
+
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_fused_engine_alone(fused: Path) -> None:
+    """An engine that holds its kernel runs in a process that has nothing of ours: no plugin, no package."""
+    side = read_sidecar(fused / "joints" / "fp32" / "m.engine", "engine")
+    assert side.engine is not None
+    if side.engine.fused != "aot":
+        pytest.skip(f"no ahead-of-time plugin here: {side.engine.fused_reason}")
+    program = (
+        "import sys\n"
+        "sys.modules['port_deploy'] = None\n"
+        "import tensorrt\n"
+        f"data = open({str(fused / 'joints' / 'fp32' / 'm.engine')!r}, 'rb').read()\n"
+        "engine = tensorrt.Runtime(tensorrt.Logger()).deserialize_cuda_engine(data)\n"
+        "assert engine is not None and engine.create_execution_context() is not None\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
