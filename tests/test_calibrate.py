@@ -215,3 +215,19 @@ def test_too_few_labelled_poses_are_refused(model: Any, file: Path) -> None:
     few = replace(predictions, labelled=predictions.labelled & (np.arange(120) < 9)[:, None])
     with pytest.raises(InputError, match="--unlabelled"):
         calibrate(model, few)
+
+
+def test_every_guarded_error_counts_in_the_choice() -> None:
+    """A hair less EPE does not outweigh a root-relative error that falls by a tenth."""
+    settings = tuple(Setting(d, 15, "all", 1.0, 0.9) for d in (0.1, 0.2, 0.0))
+    poses = 50
+    means = {"epe": (8.99, 9.0, 10.0), "epe_root": (15.9, 14.4, 16.0), "p_epe": (7.0, 7.0, 8.0)}
+    sums = {m: np.repeat(np.array(v)[:, None], poses, 1) for m, v in means.items()}
+    trials = module.Trials(settings, sums, dict.fromkeys(means, np.ones(poses)))
+    assert trials.choose(np.arange(poses)) == 1
+    sums["p_epe"][1] = 8.1  # harm
+    assert trials.choose(np.arange(poses)) == 0
+    sums["epe_root"][:] = np.nan  # nothing has a labelled root
+    assert trials.choose(np.arange(poses)) == 0
+    sums["epe"][:2] = 10.1
+    assert trials.choose(np.arange(poses)) == 2
