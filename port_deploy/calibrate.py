@@ -105,8 +105,8 @@ class Trials:
     def choose(self, rows: NDArray[np.int64]) -> int:
         """The candidate with the smallest errors among those that do no harm to these poses; else the last, off.
 
-        Each of GUARDED counts alike, in parts of what it is without refinement: EPE alone is noisier, and picks settings
-        that leave the root behind.
+        Each of GUARDED counts alike, in parts of what it is without refinement: EPE alone is noisier, and picks
+        settings that leave the root behind.
         """
         centre, half = self.change(rows)
         harmless = centre + half < 0
