@@ -21,13 +21,15 @@ from port_deploy.weights import bundled_models
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKERS = ("<!-- eval:start -->\n", "<!-- eval:end -->")
+HANDS, PHOTOGRAPHS, SPORTS = "panoptic_dev_hand21", "photos774_body17_litehrnet", "lsp_body14_openpose"
+OCCLUDED = "mpii_val_body16_3detectors"
 RUNS = (
-    ("panoptic_dev_hand21", "hand21"),
-    ("panoptic_dev_hand21", "hand21-paper"),
-    ("photos774_body17_litehrnet", "mpii16"),
-    ("lsp_body14_openpose", "mpii16"),
+    *((HANDS, model, "pred", "conf") for model in ("hand21", "hand21-paper", "hand21-free")),
+    *((PHOTOGRAPHS, model, "pred", "conf") for model in ("coco17", "coco17-free", "mpii16", "mpii16-free")),
+    *((SPORTS, model, "pred", "conf") for model in ("mpii16", "mpii16-free")),
+    *((OCCLUDED, "mpii16", pred, "visible") for pred in ("pred_hourglass", "pred_tompson_format")),
 )
-"""Predictions and the bundled model for them."""
+"""Predictions, the bundled model for them, and the arrays; ``visible``: joints labelled as occluded count as unsure."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,10 +42,11 @@ def command(argv: list[str] | None) -> int:
     options.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file that holds the markers")
     chosen = options.parse_args(argv)
     rows = list(MARKDOWN_HEADER)
-    for name, model in (r for r in RUNS if r[1] in bundled_models()):
+    for name, model, pred, conf in (r for r in RUNS if r[1] in bundled_models()):
         refiner = Refiner.load(model)
         file = chosen.data / f"{name}.npz"
-        rows.append(markdown_row(str(file), model, evaluate(refiner, load_predictions(file, refiner.model.skeleton))))
+        predictions = load_predictions(file, refiner.model.skeleton, pred, conf)
+        rows.append(markdown_row(str(file), model, evaluate(refiner, predictions), pred, conf))
     put_between(chosen.readme, *MARKERS, "\n".join(rows) + "\n")
     say("\n".join(rows))
     return 0

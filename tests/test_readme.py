@@ -133,10 +133,11 @@ def test_evaluation_rows_are_what_port_eval_prints(
     assert tuple(header) == MARKDOWN_HEADER
     assert len(rows) >= 3
     for row in rows:
-        found = re.match(r"\| (\w+) \([\d,]+\) \| `([\w-]+)`, ([\d.]+) \|", row)
+        found = re.match(r"\| (\w+)(?: (\w+))?(?: by (\w+))? \([\d,]+\) \| `([\w-]+)`, ([\d.]+) \|", row)
         assert found, row
         file = str(shared_data(f"data/{found[1]}.npz"))
-        assert evaluate(["--model", found[2], "--threshold", found[3], "--markdown", file]) == 0
+        arrays = ["--pred", found[2] or "pred", "--conf", found[3] or "conf"]
+        assert evaluate(["--model", found[4], "--threshold", found[5], *arrays, "--markdown", file]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == row, "python benchmarks/evaluate.py DATA mends it"
 
 

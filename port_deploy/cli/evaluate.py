@@ -108,7 +108,7 @@ def _command(argv: Sequence[str] | None) -> int:
         )
         return 0
     if options.markdown:
-        print("\n".join((*MARKDOWN_HEADER, markdown_row(options.file, spec.name, result))))
+        print("\n".join((*MARKDOWN_HEADER, markdown_row(options.file, spec.name, result, options.pred, options.conf))))
         return 0
     where = f"{refiner.backend.name} ({refiner.backend.detail})"
     print(f"{options.file} · model {spec.name}, refine {spec.refine}, on {where}")
@@ -203,14 +203,18 @@ def _ablations(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown_row(file: str, model: str, result: Evaluation) -> str:
-    """One evaluation as a row under MARKDOWN_HEADER: detector → refined, and the change with its 95 % interval."""
+def markdown_row(file: str, model: str, result: Evaluation, pred: str = "pred", conf: str = "conf") -> str:
+    """One evaluation as a row under MARKDOWN_HEADER: detector → refined, and the change with its 95 % interval.
+
+    Arrays that have not the usual name are named: ``FILE pred_b by visible``.
+    """
     pairs = (
         f"{_number(getattr(result.detector, name))} → {_number(getattr(result.refined, name))}"
         for name in ("epe_root", "epe", "p_epe", "epe_masked")
     )
     change = f"{result.epe_change:+.2f} ± {result.epe_change_95:.2f}"
-    head = (f"{Path(file).stem} ({result.samples:,})", f"`{model}`, {result.threshold:g}")
+    arrays = (f" {pred}" if pred != "pred" else "") + (f" by {conf}" if conf != "conf" else "")
+    head = (f"{Path(file).stem}{arrays} ({result.samples:,})", f"`{model}`, {result.threshold:g}")
     return "| " + " | ".join((*head, *pairs, change)) + " |"
 
 
