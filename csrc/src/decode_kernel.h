@@ -12,16 +12,22 @@
 // Skipping  A weight below 2^-16 / (H W max(H, W)) of the largest moves the joint by less than 2^-16 px even if every
 //           pixel had it: sweep 2 visits only the box of bands and blocks of columns that hold a larger one.
 //           A test per block would cost more than it saves: a mispredicted branch costs as much as five blocks.
-// Cost      Sweep 1 runs at the speed of the L2 cache. Sweep 2 costs 9 vector operations per block with AVX-512 and 14
-//           without, so maps whose peak stands less than (11.1 + ln(H W max(H, W))) / T above the rest are bound by
-//           arithmetic. csrc/tests/bench_decode.cpp measures it.
+// At once   With AVX-512 an exponential costs little more than fetching the pixel. Then sweep 2 goes over the whole map
+//           in place of sweep 1, with exp(T v) for weights; a map whose weights have no usable sum takes both sweeps.
+//           At 64 x 64 that takes 0.56 of their time for a faint map and 1.13 for a confident one (1.4 at 64 x 48).
+// Cost      Sweep 1 runs at the speed of the L2 cache. Sweep 2 costs 11 slots of a pipe per block with AVX-512, 10 at
+//           once, and 14 operations without. Maps whose peak stands less than (11.1 + ln(H W max(H, W))) / T above the
+//           rest are weighed entirely. csrc/tests/bench_decode.cpp measures it.
 // Memory    4 kVec H / 4 bytes of scratch: band maxima.
-// Numerics  fp32. Going down a column from the last row, a sum of the sums so far weighs each row by its number:
-//           one addition in place of a multiplication, and all terms are positive.
+// Numerics  fp32. Going down a column, a sum of the sums so far weighs each row by its distance from the end: one
+//           addition in place of a multiplication, and all terms are positive.
 // Limits    H, W <= 4096.
 // Test: csrc/tests/test_decode.cpp.
 
+// clang-format off: each needs the one before
 #include "decode_survey.h"
+#include "decode_weight.h"
+// clang-format on
 
 // A map that sweep 1 will read soon, fetched into the L1 cache while another is weighed.
 struct Ahead {
@@ -35,6 +41,11 @@ struct Ahead {
   }
 };
 
+// Where the processor fetches what comes next by itself: one sweep after the other, all pixels in their order.
+struct NothingAhead {
+  PORT_MEMBER void fetch() {}
+};
+
 // Sums of the weights, of column times weight and of row times weight, in lanes.
 struct Sums {
   Vec total, right, down;
@@ -43,8 +54,8 @@ struct Sums {
 // `kColumns` blocks side by side from block `b` on, over the rows y0 to y1; up to four blocks at a time, and all of
 // their weights in step: one weight is a chain of eight operations, and a scheduler that holds many chains at different
 // points is full before the arithmetic units are.
-template <int kColumns, bool kHalf, bool kNarrow, typename Weight>
-PORT_INLINE void weigh(const Map<kHalf, kNarrow>& map, int b, int y0, int y1, const Weight& weight, Ahead& ahead,
+template <int kColumns, bool kHalf, bool kNarrow, typename Weight, typename Fetch>
+PORT_INLINE void weigh(const Map<kHalf, kNarrow>& map, int b, int y0, int y1, const Weight& weight, Fetch& ahead,
                        Sums& sums) {
   constexpr int kRows = kColumns == 4 ? 1 : 2;
   int x[kColumns];
@@ -54,11 +65,11 @@ PORT_INLINE void weigh(const Map<kHalf, kNarrow>& map, int b, int y0, int y1, co
     x[i] = map.column(b + i);
     column[i] = rows[i] = zero();
   }
-  int y = y1;
-  for (; y - kRows + 1 >= y0; y -= kRows) {
+  int y = y0;
+  for (; y + kRows - 1 <= y1; y += kRows) {
     Vec v[kRows * kColumns], scale[kRows * kColumns];
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows * kColumns; ++i) v[i] = map.block(x[i % kColumns], y - i / kColumns);
+    for (int i = 0; i < kRows * kColumns; ++i) v[i] = map.block(x[i % kColumns], y + i / kColumns);
     weight(v, scale);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows * kColumns; ++i) {
@@ -67,7 +78,7 @@ PORT_INLINE void weigh(const Map<kHalf, kNarrow>& map, int b, int y0, int y1, co
     }
     ahead.fetch();
   }
-  if (kRows > 1 && y == y0) {
+  if (kRows > 1 && y == y1) {
     Vec v[kColumns], scale[kColumns];
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) v[i] = map.block(x[i], y);
@@ -87,9 +98,9 @@ PORT_INLINE void weigh(const Map<kHalf, kNarrow>& map, int b, int y0, int y1, co
   }
 }
 
-// Sweep 2: the expectation of x and y under `weight`, over the box that sweep 1 found.
-template <bool kHalf, bool kNarrow, typename Weight>
-static void expect(const Map<kHalf, kNarrow> map, const Found found, const Weight& weight, Ahead ahead, float xy[2]) {
+// Sweep 2 over the box that sweep 1 found.
+template <bool kHalf, bool kNarrow, typename Weight, typename Fetch>
+PORT_INLINE Sums weigh_box(const Map<kHalf, kNarrow>& map, const Found& found, const Weight& weight, Fetch ahead) {
   const int y0 = found.y0, y1 = found.y1;
   Sums sums = {zero(), zero(), zero()};
   int b = found.b0;
@@ -99,89 +110,25 @@ static void expect(const Map<kHalf, kNarrow> map, const Found found, const Weigh
   }
   for (; b + 2 <= end; b += 2) weigh<2>(map, b, y0, y1, weight, ahead, sums);
   if (b < end) weigh<1>(map, b, y0, y1, weight, ahead, sums);
-  const float all = sum(sums.total);
-  if (all > 0.0f) {
-    xy[0] = sum(sums.right) / all;
-    xy[1] = static_cast<float>(y0 - 1) + sum(sums.down) / all;
+  return sums;
+}
+
+// The expectation of x and y over rows up to y1, where the weights add up to `total`.
+PORT_INLINE void divide(const Sums& sums, float total, int y1, float xy[2]) {
+  xy[0] = sum(sums.right) / total;
+  xy[1] = static_cast<float>(y1 + 1) - sum(sums.down) / total;
+}
+
+template <bool kHalf, bool kNarrow, typename Weight>
+static void expect(const Map<kHalf, kNarrow> map, const Found found, const Weight& weight, Ahead ahead, float xy[2]) {
+  const Sums sums = weigh_box(map, found, weight, ahead);
+  const float total = sum(sums.total);
+  if (total > 0.0f) {
+    divide(sums, total, found.y1, xy);
   } else {
     map.centre(xy);
   }
 }
-
-// 2^t as t * scale, for t that are at most a few: relative error below 3e-6 after a constant factor, which the quotient
-// takes out. Of t < -126 nothing is left, or less than 2^-125. The product is left to a multiply-add, which has it
-// free.
-template <int kCount>
-PORT_INLINE void powers_of_two(Vec (&t)[kCount], Vec (&scale)[kCount]) {
-  Vec f[kCount];
-#if PORT_VECTOR == 16
-  const Vec one = splat(1.0f);
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) f[i] = _mm512_reduce_ps(t[i], 9);  // t - floor(t)
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) scale[i] = _mm512_scalef_ps(one, t[i]);
-  const Vec c[] = {splat(1.3534444e-2f), splat(5.201095e-2f), splat(2.4144304e-1f), splat(6.9300377e-1f),
-                   splat(1.0000026f)};
-#else
-  // 1.5 * 2^23: adding it rounds to a whole number in the low bits; with 127 more these are the exponent of 2^n.
-  const Vec magic = splat(12583039.0f);
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) t[i] = max(t[i], splat(-126.0f));
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) scale[i] = t[i] + magic;
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) f[i] = t[i] - (scale[i] - magic);  // -0.5..0.5
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) scale[i] = (Vec)((Bits)scale[i] << 23);
-  const Vec c[] = {splat(9.5705315e-3f), splat(5.5918664e-2f), splat(2.4024735e-1f), splat(6.9312167e-1f),
-                   splat(9.9999928e-1f)};
-#endif
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) t[i] = fma(c[0], f[i], c[1]);
-#pragma GCC unroll 8
-  for (int k = 2; k < 5; ++k) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) t[i] = fma(t[i], f[i], c[k]);
-  }
-}
-
-// One rounding in a multiply-add: then the offset of `Exponential` costs no accuracy.
-constexpr bool kMultipliesAndAddsExactly = PORT_VECTOR > 4;
-constexpr float kExactOffset = 1048576.0f;  // whose rounding, 2^-4, is nothing to the range of 2^t
-
-// exp(T (v - maximum)) up to a constant factor.
-struct Exponential {
-  Vec factor, offset;  // offset: -maximum * factor, rounded, but to the same number for every pixel
-
-  template <int kCount>
-  PORT_MEMBER void operator()(Vec (&v)[kCount], Vec (&scale)[kCount]) const {
-#pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) v[i] = fma(v[i], factor, offset);
-    powers_of_two(v, scale);
-  }
-};
-
-// The same for larger offsets, and where a multiply-add rounds twice.
-struct ExponentialOfDifference {
-  Vec maximum, factor;
-
-  template <int kCount>
-  PORT_MEMBER void operator()(Vec (&v)[kCount], Vec (&scale)[kCount]) const {
-#pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) v[i] = (v[i] - maximum) * factor;
-    powers_of_two(v, scale);
-  }
-};
-
-struct Clipped {
-  Vec factor;
-
-  template <int kCount>
-  PORT_MEMBER void operator()(Vec (&v)[kCount], Vec (&scale)[kCount]) const {
-#pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) v[i] = max(v[i], zero()), scale[i] = factor;
-  }
-};
 
 template <bool kHalf, bool kNarrow>
 static void first_largest(const Map<kHalf, kNarrow>& map, const Found& found, float xy[2]) {
@@ -198,7 +145,21 @@ static void first_largest(const Map<kHalf, kNarrow>& map, const Found& found, fl
   }
 }
 
-// Eq. (1), then eq. (2): the value at the rounded place, clipped.
+// Without a branch: whether a faint value is below zero cannot be foreseen.
+PORT_INLINE float between(float low, float value, float high) {
+  const float raised = value > low ? value : low;
+  return raised < high ? raised : high;
+}
+
+// Eq. (2): the value at the rounded place, clipped.
+template <bool kHalf, bool kNarrow>
+static float value_at(const Map<kHalf, kNarrow>& map, const float xy[2]) {
+  const float x = between(0.0f, __builtin_rintf(xy[0]), static_cast<float>(map.width - 1));  // half to even
+  const float y = between(0.0f, __builtin_rintf(xy[1]), static_cast<float>(map.height - 1));
+  return between(0.0f, map.at(static_cast<int>(x), static_cast<int>(y)), 1.0f);
+}
+
+// Eqs. (1) and (2).
 template <bool kHalf, bool kNarrow>
 static void answer(const Map<kHalf, kNarrow>& map, const MapShape& shape, const Found& found, Ahead ahead, float xy[2],
                    float* confidence) {
@@ -220,13 +181,7 @@ static void answer(const Map<kHalf, kNarrow>& map, const MapShape& shape, const 
       expect(map, found, ExponentialOfDifference{splat(found.maximum), splat(shape.factor)}, ahead, xy);
     }
   }
-  if (!(xy[0] == xy[0] && xy[1] == xy[1])) return;
-  const float right = static_cast<float>(map.width - 1), bottom = static_cast<float>(map.height - 1);
-  const float x = __builtin_rintf(xy[0]), y = __builtin_rintf(xy[1]);  // half to even
-  const int column = static_cast<int>(x < 0 ? 0 : x > right ? right : x);
-  const int row = static_cast<int>(y < 0 ? 0 : y > bottom ? bottom : y);
-  const float value = map.at(column, row);
-  *confidence = value < 0.0f ? 0.0f : value > 1.0f ? 1.0f : value;
+  if (xy[0] == xy[0] && xy[1] == xy[1]) *confidence = value_at(map, xy);
 }
 
 template <bool kHalf, bool kNarrow>
@@ -251,7 +206,41 @@ static void decode_maps(const void* maps, const MapShape& shape, int count, floa
   }
 }
 
+#if PORT_VECTOR == 16
+// Both sweeps in one. Where map after map is confident, the next one probably is: two sweeps, the second over a small
+// box, take less. Which way a map goes changes its joint by rounding, and by what two sweeps skip, alone.
+template <bool kHalf>
+static void decode_maps_at_once(const void* maps, const MapShape& shape, int count, float* scratch, float* xy,
+                                float* confidence) {
+  constexpr int kPatience = 4;  // confident maps in a row, until the next is swept twice
+  Map<kHalf, false> map(maps, shape);
+  const ExponentialOfProduct weight(shape.factor);
+  const Found whole = {0.0f, 0, map.height - 1, 0, map.blocks - 1, true};
+  int confident = 0;
+  for (int i = 0; i < count; ++i, xy += 2, ++confidence, map.data += shape.map_stride) {
+    bool done = false;
+    if (confident < kPatience) {
+      const Sums sums = weigh_box(map, whole, weight, NothingAhead());
+      const float total = sum(sums.total);
+      done = kLeastTotal < total && total < kLargestTotal;
+      if (done) {
+        divide(sums, total, whole.y1, xy);
+        *confidence = value_at(map, xy);
+      }
+    }
+    if (!done) decode_maps<kHalf, false>(map.data, shape, 1, scratch, xy, confidence);
+    confident = *confidence > shape.reach ? confident + 1 : 0;
+  }
+}
+#endif
+
 static void decode(const void* maps, const MapShape& shape, int count, float* scratch, float* xy, float* confidence) {
+#if PORT_VECTOR == 16
+  if (shape.codec == MapCodec::kSoftargmax && shape.width >= kVec && shape.factor > kLeastFactor) {
+    const auto at_once = shape.half ? &decode_maps_at_once<true> : &decode_maps_at_once<false>;
+    return at_once(maps, shape, count, scratch, xy, confidence);
+  }
+#endif
   const bool narrow = shape.width < kVec;
   const auto run = shape.half ? (narrow ? &decode_maps<true, true> : &decode_maps<true, false>)
                               : (narrow ? &decode_maps<false, true> : &decode_maps<false, false>);

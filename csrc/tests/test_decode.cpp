@@ -134,6 +134,47 @@ TEST(two_peaks_far_apart) {
   }
 }
 
+// Values far from zero, where exp(T v) is no float, and where it just is one.
+TEST(any_offset) {
+  std::mt19937 random(4);
+  for (const Isa isa : port::available_isas()) {
+    for (const float offset : {-1000.0f, -8.0f, -2.6f, -2.4f, -1.0f, -0.3f, 1.0f, 2.0f, 100.0f}) {
+      for (const auto& [height, width] : {std::pair{64, 64}, std::pair{9, 37}}) {
+        std::vector<float> map = blob(random, height, width);
+        for (float& value : map) value = 0.1f * value + offset;
+        check_map(map, height, width, Codec::kSoftargmax, isa, 40.0f);
+      }
+    }
+    check_map(std::vector<float>(64 * 4, 3.2e38f), 4, 64, Codec::kSoftargmax, isa, 1e-37f);  // T v is small
+  }
+}
+
+// How a map is swept hangs on those before it; what comes out does not.
+TEST(joints_of_a_pose_are_independent) {
+  constexpr int joints = 40, side = 32, size = side * side;
+  const std::pair<int, float> hurt[] = {{7, kNan}, {8, kInf}, {12, 50.0f}, {15, kNan}, {18, -kInf}, {23, -kInf}};
+  std::mt19937 random(6);
+  std::vector<float> maps;
+  for (int n = 0; n < joints; ++n) {
+    for (const float value : blob(random, side, side)) maps.push_back(n % 20 < 9 ? value : 0.1f * value);
+    if (n % 20 < 9) maps[static_cast<std::size_t>(n * size) + random() % size] = 0.95f;
+  }
+  for (const auto& [n, value] : hurt) maps[static_cast<std::size_t>(n * size) + random() % size] = value;
+  const auto view = HeatmapView::dense(maps.data(), port::DType::kFloat32, 1, joints, side, side);
+  for (const Isa isa : port::available_isas()) {
+    const Decoded pose = decode(view, Codec::kSoftargmax, isa);
+    for (int n = 0; n < joints; ++n) {
+      const std::vector<float> map(maps.begin() + n * size, maps.begin() + (n + 1) * size);
+      const Decoded alone = decode_one(map, side, side, Codec::kSoftargmax, isa);
+      check_map(map, side, side, Codec::kSoftargmax, isa, 40.0f);
+      for (std::size_t i = 0; i < 2; ++i) {
+        const float a = pose.joints[static_cast<std::size_t>(2 * n) + i], b = alone.joints[i];
+        CHECK_CASE(std::isnan(a) ? std::isnan(b) : std::fabs(a - b) < 1e-4f, "joint " + std::to_string(n));
+      }
+    }
+  }
+}
+
 TEST(maps_that_hurt) {
   const std::vector<std::vector<float>> values = {
       {0.0f},        {-1.0f},       {1.0f},        {3e38f},      {-3e38f},      {1e-40f},
