@@ -152,3 +152,88 @@ def test_two_gpus() -> None:
     ]
     assert torch.equal(answers[0].view(torch.int32), answers[1].view(torch.int32))
     assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("model", ["hand21", "mpii16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("kind", ["joints", "heatmaps"])
+def test_the_ptx_of_an_engines_layer(model: str, precision: Any, kind: str) -> None:
+    """What a fused TensorRT engine holds, launched as TensorRT would, against the core's own kernel.
+
+    The driver compiles it for one model, so the last bits may be others.
+    """
+    import ctypes
+
+    from port_deploy.export import fused_kernel
+    from port_deploy.weights import load_model
+
+    driver = pytest.importorskip("cuda.bindings.driver")
+    if not any(fused_kernel.layers_folder().glob("port_line_*.ptx")):
+        pytest.fail("a GPU is here, and the core was built without kernels: PORT_CUDA=ON pip install .")
+    loaded, size, batch = load_model(model), (48, 64), 9
+    count = loaded.spec.joints
+    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    kernel = fused_kernel.make_kernel(loaded, precision, size if kind == "heatmaps" else None, capability)
+    core = gpu_refiner(model, precision, "block")
+    if kind == "joints":
+        first, second = (torch.from_numpy(a).cuda() for a in poses(batch, count, 5))
+        want = core.refine(first, second)
+    else:
+        first = torch.rand(batch, count, *size, device="cuda").pow(8)
+        second = torch.tensor([[2.0, 0.0, 5.0], [0.0, 2.0, 7.0]], device="cuda").repeat(batch, 1, 1)
+        want = core(first, affine=second)
+    threshold = torch.tensor([0.3], device="cuda")
+    weights = torch.from_numpy(np.frombuffer(kernel.weights, np.int32).copy()).cuda()
+    joints, confidence = (
+        torch.full((batch, count, 2), -7.0, device="cuda"),
+        torch.full((batch, count), -7.0, device="cuda"),
+    )
+    state = torch.full((batch, kernel.state_words), -7, dtype=torch.int32, device="cuda")
+    torch.cuda.synchronize()
+
+    def must(answer: Any) -> Any:
+        assert answer[0] == driver.CUresult.CUDA_SUCCESS, answer[0]
+        return answer[1] if len(answer) > 1 else None
+
+    module = must(driver.cuModuleLoadData(kernel.ptx.encode() + b"\0"))
+    function = must(driver.cuModuleGetFunction(module, fused_kernel.ENTRY.encode()))
+    tensors = [first, second, threshold, weights], [joints, confidence, state]
+    values = (*(t.data_ptr() for t in tensors[0]), batch, *(t.data_ptr() for t in tensors[1]))
+    kinds = (*[ctypes.c_void_p] * 4, ctypes.c_int32, *[ctypes.c_void_p] * 3)
+    grid, block = (batch, 1, 1), (kernel.threads, 1, 1)
+    must(driver.cuLaunchKernel(function, *grid, *block, kernel.shared_bytes, 0, (values, kinds), 0))
+    torch.cuda.synchronize()
+    torch.testing.assert_close(joints, want.joints, rtol=0, atol=ALLOWED_PX[precision], equal_nan=True)
+    torch.testing.assert_close(confidence, want.confidence, rtol=0, atol=1e-5, equal_nan=True)
+    assert torch.equal(state[:, :count].bool(), want.mask)
+    must(driver.cuModuleUnload(module))
+
+
+def test_a_layer_reads_its_threshold_on_the_gpu() -> None:
+    """How the classic plugin launches: the threshold is an address, the mask whole numbers."""
+    from port_deploy.backends import native
+    from port_deploy.weights import load_model
+
+    model = load_model("mpii16")
+    core = native.core().CudaRefiner(model.data, "mpii16", precision="fp16")
+    joints, confidence = (torch.from_numpy(a).cuda() for a in poses(33, 16, 6))
+    want = gpu_refiner("mpii16", "fp16").refine(joints, confidence)
+    threshold = torch.tensor([0.3], device="cuda")
+    out = (
+        torch.empty_like(joints),
+        torch.empty_like(confidence),
+        torch.empty((33, 16), dtype=torch.int32, device="cuda"),
+    )
+    stream = torch.cuda.current_stream().cuda_stream
+    addresses = [threshold.data_ptr(), *(t.data_ptr() for t in out)]
+    core.refine_layer(joints.data_ptr(), confidence.data_ptr(), 33, addresses, stream)
+    torch.testing.assert_close(out[0], want.joints, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(out[2].bool(), want.mask)
+    maps = torch.rand(5, 16, 24, 20, device="cuda").pow(8)
+    want = gpu_refiner("mpii16", "fp16")(maps)
+    out = tuple(t[:5].contiguous() for t in out)  # type: ignore[assignment]
+    addresses = [threshold.data_ptr(), *(t.data_ptr() for t in out)]
+    core.run_layer(maps.data_ptr(), maps.shape, 0, addresses, stream)
+    torch.testing.assert_close(out[0], want.joints, rtol=0, atol=0, equal_nan=True)
+    with pytest.raises(native.core().Error, match="expected the threshold"):
+        core.refine_layer(joints.data_ptr(), confidence.data_ptr(), 33, [0, *addresses[1:]], stream)

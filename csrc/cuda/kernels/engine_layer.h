@@ -9,7 +9,7 @@
 //           memory does not suffice, the partial sums lie in the pose's row of `state`, behind its mask: the engine's
 //           own memory, in the L2 cache.
 // Sync      As line_kernel.h; a block barrier orders the block's global memory, too.
-// Numerics  As line_kernel.h, in the same order: the same bits.
+// Numerics  As line_kernel.h, in the same order. The driver compiles it anew for one model: last bits may differ.
 // Test: csrc/tests/emulated/test_engine_layer.cpp, tests/test_fused.py.
 #pragma once
 

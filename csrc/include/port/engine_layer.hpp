@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The whole line as one kernel for somebody else to launch: as a layer of a TensorRT plan that holds the kernel's PTX.
 // Such a host knows a normal launch with pointers and whole numbers, and at most 48 KB of shared memory. What is here
-// needs neither a GPU nor a build with CUDA; the PTX (port_line_*.ptx beside the Python module) comes from one that
-// has.
+// needs neither a GPU nor a build with CUDA; the PTX comes from one that has: layers/port_line_*.ptx beside the Python
+// module.
 //
 // A launch of B poses: a grid of B blocks, `threads` threads, `shared_bytes` of dynamic shared memory; arguments
 //   const float* heatmaps [B][N][H][W]    or  joints [B][N][2]
@@ -14,8 +14,8 @@
 //   float*       confidence [B][N]
 //   int32*       state [B][state_words], of each row the first N: the mask, 0 or 1
 // The kernel is compiled for any model: `constants` are the bytes of its only constant, port_line_constants, to be put
-// into the PTX before it is used. Results are those of CudaRefiner with CudaVariant::kBlock. Test:
-// csrc/tests/emulated/test_engine_layer.cpp, tests/test_fused.py.
+// into the PTX before it is used. Results are those of CudaRefiner with CudaVariant::kBlock, but for the last bits,
+// which are the driver's compiler's. Test: csrc/tests/emulated/test_engine_layer.cpp, tests/test_fused.py.
 #pragma once
 
 #include <cstddef>
