@@ -50,7 +50,7 @@ def example(prefix: Path) -> Path:
 
 def test_the_installed_header_stands_alone(prefix: Path) -> None:
     headers = [p for p in (prefix / "include").rglob("*") if p.is_file()]
-    assert {p.name for p in headers} == {"port.hpp", "cuda.hpp"}
+    assert {p.name for p in headers} == {"port.hpp", "cuda.hpp", "engine_layer.hpp"}
     for header in headers:
         text = header.read_text("utf-8").lower()
         for foreign in ("python.h", "torch", "dlpack", "nvinfer", "cuda_runtime"):

@@ -35,6 +35,10 @@ assert (out.joints[~out.mask] == joints[~out.mask]).all()
 maps = np.zeros((1, 21, 64, 64), np.float32)
 maps[:, :, 20, 30] = 1
 assert np.allclose(port_deploy.decode(maps).joints, [30, 20], atol=1e-3)
+from pathlib import Path
+from port_deploy.backends import native
+kernels = list((Path(native.core().__file__).parent / "layers").glob("port_line_*.ptx"))
+assert len(kernels) == (12 if native.core().cuda_info()["compiled"] else 0), kernels
 assert not [m for m in ("torch", "onnx", "matplotlib", "scipy") if m in sys.modules]
 print(f"{refiner.backend}; import {import_s * 1e3:.0f} ms, load and first refine {first_s * 1e3:.1f} ms")
 """
