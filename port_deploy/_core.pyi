@@ -22,6 +22,7 @@ class Refiner:
         out_joints: Array,
         out_confidence: Array,
         out_mask: Array,
+        out_std: Array | None = None,
     ) -> None: ...
     def run(
         self,
@@ -31,6 +32,7 @@ class Refiner:
         out_joints: Array,
         out_confidence: Array,
         out_mask: Array,
+        out_std: Array | None = None,
     ) -> None: ...
     @property
     def threads(self) -> int: ...

@@ -114,7 +114,8 @@ class PoseEngine:
                 one of the arrays' library. Nothing is waited for.
 
         Returns:
-            Joints [B, N, 2] in image pixels, confidence [B, N] in 0..1, mask [B, N]: the joint was rebuilt.
+            Joints [B, N, 2] in image pixels, confidence [B, N] in 0..1, mask [B, N]: the joint was rebuilt; and
+            ``std`` [B, N] in image pixels where the graph has it (`Refined`).
 
         Raises:
             InputError: An argument does not fit; nothing has been written.
@@ -125,7 +126,7 @@ class PoseEngine:
         crops, wrap = self._check_images(images)
         batch = len(crops)
         matrix = to_image(boxes, affine, udp, batch, *self.detector.image_size)
-        buffers, result = outputs(out, batch, self.model.joints, wrap)
+        buffers, result = outputs(out, batch, self.model.joints, wrap, self._backend.gives_std)
         self._backend.run_images(crops, matrix, delta, buffers)
         return result
 

@@ -52,6 +52,7 @@ class Refiner:
         self._backend = backend
         self._joints = backend.spec.joints
         self._takes_device = bool(getattr(backend, "takes_device", False))
+        self._std = bool(getattr(backend, "gives_std", False))
         self._takes_strides = bool(getattr(backend, "takes_strides", False))
 
     @classmethod
@@ -133,12 +134,14 @@ class Refiner:
             udp: The boxes' detector was trained with unbiased data processing.
             threshold: δ of this call. None: the refiner's.
             out: (joints, confidence, mask), float32 [B, N, 2], float32 [B, N] and bool [B, N], filled and returned:
-                nothing is allocated then. None: new arrays of the heatmaps' kind.
+                nothing is allocated then. With a model that has a variance a fourth, std float32 [B, N], may be there.
+                None: new arrays of the heatmaps' kind.
             stream: For arrays on the GPU: the CUDA stream, or its handle, that the work is queued on. None: the
                 current one of the arrays' library. Nothing is waited for.
 
         Returns:
-            Joints [B, N, 2] in image pixels, confidence [B, N] in 0..1, mask [B, N].
+            Joints [B, N, 2] in image pixels, confidence [B, N] in 0..1, mask [B, N], and ``std`` [B, N] in image pixels
+            (`Refined`).
 
         Raises:
             InputError: An argument does not fit; nothing has been written.
@@ -149,7 +152,7 @@ class Refiner:
         maps, wrap = check_heatmaps(heatmaps, self._joints, self._takes_strides, self.model.skeleton.name)
         batch, _, height, width = maps.shape
         matrix = to_image(boxes, affine, udp, batch, height, width)
-        buffers, result = outputs(out, batch, self._joints, wrap)
+        buffers, result = outputs(out, batch, self._joints, wrap, self._std)
         if self._backend.takes_heatmaps:
             self._backend.run(maps, matrix, delta, buffers)
         else:
@@ -176,8 +179,8 @@ class Refiner:
             stream: As for heatmaps.
 
         Returns:
-            Joints [B, N, 2], the caller's confidence [B, N], mask [B, N]. Joints that were not rebuilt are copied bit
-            for bit (``refine="masked"``).
+            Joints [B, N, 2], the caller's confidence [B, N], mask [B, N], and ``std`` [B, N] in pixels (`Refined`).
+            Joints that were not rebuilt are copied bit for bit (``refine="masked"``).
 
         Raises:
             InputError: An argument does not fit; nothing has been written.
@@ -205,7 +208,7 @@ class Refiner:
             points = points.copy()
         if not (scores.flags.c_contiguous and scores.flags.aligned):
             scores = scores.copy()
-        buffers, result = outputs(out, shape[0], count, wrap)
+        buffers, result = outputs(out, shape[0], count, wrap, self._std)
         self._backend.refine(points, scores, delta, buffers)
         return result
 

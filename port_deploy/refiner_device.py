@@ -3,7 +3,7 @@
 
 An engine with input ``heatmaps`` is the whole line. In front of one with input ``joints`` stands the core's fused
 decode, on the same stream, into memory of the caller's library.
-May use: backends, device_arrays, arrays, config, errors. Test: tests/test_engine_load.py.
+May use: backends, device_arrays, refined, arrays, config, errors. Test: tests/test_engine_load.py.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from port_deploy.backends import native_cuda
 from port_deploy.config import ModelSpec
 from port_deploy.device_arrays import DeviceView, device_view, empty_like, is_on_device, stream_of
 from port_deploy.errors import BackendUnavailableError, InputError
+from port_deploy.refined import NO_STD, as_refined
 
-Outputs = tuple[Any, Any, Any]
+Outputs = tuple[Any, ...]
+"""Joints, confidence, mask; std too where the backend gives it."""
 
 
 def refine(backend: Any, joints: Any, confidence: Any, threshold: float, out: Any, stream: Any) -> Outputs:
@@ -27,7 +29,7 @@ def refine(backend: Any, joints: Any, confidence: Any, threshold: float, out: An
         InputError: An array does not fit, or lies elsewhere; nothing has been queued.
     """
     shape = device_view(joints, "joints", (None, backend.spec.joints, 2), "<f4").shape
-    outputs = _outputs(out, joints, "joints", shape[0], backend.spec.joints)
+    outputs = _outputs(out, joints, "joints", shape[0], backend)
     backend.run_on_device((joints, confidence), threshold, outputs, stream)
     return outputs
 
@@ -45,7 +47,7 @@ def run(
     types = getattr(backend, "heatmap_types", "<f4")
     maps = device_view(heatmaps, "heatmaps", (None, spec.joints, None, None), types, dense=isinstance(types, str))
     batch, _, height, width = maps.shape
-    outputs = _outputs(out, heatmaps, "heatmaps", batch, spec.joints)
+    outputs = _outputs(out, heatmaps, "heatmaps", batch, backend)
     matrix = _matrix(heatmaps, boxes, affine, udp, (batch, height, width))
     if backend.takes_heatmaps:
         backend.run_on_device((heatmaps, matrix), threshold, outputs, stream)
@@ -81,7 +83,7 @@ def run_images(
     info = backend.sidecar.detector
     kind = {"float32": "<f4", "float16": "<f2", "uint8": "|u1"}[info.image_type]
     batch = device_view(images, "images", (None, *info.image_shape), kind).shape[0]
-    outputs = _outputs(out, images, "images", batch, backend.spec.joints)
+    outputs = _outputs(out, images, "images", batch, backend)
     matrix = _matrix(images, boxes, affine, udp, (batch, *info.image_size))
     backend.run_on_device((images, matrix), threshold, outputs, stream)
     return outputs
@@ -92,19 +94,22 @@ def _view(array: Any, name: str) -> DeviceView:
     return device_view(array, name, shape, "|b1" if name == "mask" else "<f4", writable=True)
 
 
-def _outputs(out: Any, like: Any, name: str, batch: int, joints: int) -> Outputs:
+def _outputs(out: Any, like: Any, name: str, batch: int, backend: Any) -> Outputs:
+    joints, std = backend.spec.joints, bool(getattr(backend, "gives_std", False))
     if out is not None:
-        try:
-            first, second, third = out
-        except (TypeError, ValueError) as error:
-            raise InputError(f"expected out as (joints, confidence, mask), got {type(out).__name__}") from error
-        return first, second, third
+        given = as_refined(out)
+        if given.std is not None and not std:
+            raise InputError(NO_STD)
+        if not std:
+            return tuple(given)
+        return (*given, empty_like(like, name)((batch, joints), "float32") if given.std is None else given.std)
     make = empty_like(like, name)
-    return (
+    fresh = (
         make((batch, joints, 2), "float32"),
         make((batch, joints), "float32"),
         make((batch, joints), "bool"),
     )
+    return (*fresh, make((batch, joints), "float32")) if std else fresh
 
 
 def _matrix(like: Any, boxes: Any, affine: Any, udp: bool, size: tuple[int, int, int]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -54,6 +54,14 @@ OUTPUTS: Mapping[InputKind, tuple[str, str, str]] = {
     "image": ("joints", "confidence", "mask"),
 }
 """Names of its outputs, in order. In a graph an output cannot share the name of an input."""
+
+STD = "std"
+"""The output more that models with a variance have."""
+
+
+def outputs_of(kind: InputKind, spec: ModelSpec) -> tuple[str, ...]:
+    """Names of the outputs of an artefact of a model, in order: OUTPUTS, and STD where it has a variance."""
+    return (*OUTPUTS[kind], STD) if spec.config.variance else OUTPUTS[kind]
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Sidecar:
             "precision": self.precision,
             "threshold": self.spec.threshold,
             "inputs": self._tensors(INPUTS[self.input], False),
-            "outputs": self._tensors(OUTPUTS[self.input], True),
+            "outputs": self._tensors(outputs_of(self.input, self.spec), True),
             "heatmap_size": list(self.heatmap_size) if self.heatmap_size else None,
             "batch": dict(zip(("min", "opt", "max"), self.batch, strict=True)) if self.batch else None,
             "engine": self.engine and self.engine.to_json(),
@@ -119,7 +127,7 @@ class Sidecar:
             "specification": self.spec.to_json(),
         }
 
-    def _tensors(self, names: tuple[str, ...], outputs: bool) -> list[dict[str, Any]]:
+    def _tensors(self, names: Sequence[str], outputs: bool) -> list[dict[str, Any]]:
         n = self.spec.joints
         height, width = self.heatmap_size or ("H", "W")
         shapes: dict[str, list[int | str]] = {
@@ -129,6 +137,7 @@ class Sidecar:
             "joints": ["B", n, 2],
             "confidence": ["B", n],
             "mask": ["B", n],
+            STD: ["B", n],
             "threshold": [1],
         }
         return [

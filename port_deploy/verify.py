@@ -37,6 +37,9 @@ the rebuilt joints 0.23 (fp16) and 1.7 px (bf16), on average 0.00004, 0.03 and 0
 few visible joints lie close together, which magnifies any rounding; the bounds leave room for a model trained anew.
 """
 
+STD_TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 0.1, "bf16": 0.5}
+"""Largest relative error of a standard deviation against the oracle: that of log σ, which rounds as the joints do."""
+
 MAX_CONFIDENCE_ERROR = 0.0
 """Confidence is a value copied out of the heatmap or passed through: it has no arithmetic to go wrong."""
 
@@ -81,6 +84,9 @@ class Verification:
         mask_disagreements: Joints rebuilt by one and not by the other.
         altered_joints: Joints that should have been copied bit for bit and were not (inputs ``joints`` only).
         max_confidence_error: Largest difference of confidence.
+        max_std_error: Largest relative error of a rebuilt joint's standard deviation, infinite where one is missing or
+            too many; None where it was not compared.
+        std_tolerance: The largest allowed.
     """
 
     backend: str
@@ -93,6 +99,8 @@ class Verification:
     mask_disagreements: int
     altered_joints: int
     max_confidence_error: float
+    max_std_error: float | None = None
+    std_tolerance: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -102,6 +110,7 @@ class Verification:
             and self.mask_disagreements == 0
             and self.altered_joints == 0
             and self.max_confidence_error <= MAX_CONFIDENCE_ERROR
+            and (self.max_std_error is None or self.max_std_error <= self.std_tolerance)
         )
 
     def check(self, what: str) -> None:
@@ -125,6 +134,8 @@ class Verification:
             text += f", {self.altered_joints} joints altered that should be copied"
         if self.max_confidence_error > MAX_CONFIDENCE_ERROR:
             text += f", confidence off by {self.max_confidence_error:.2g}"
+        if self.max_std_error is not None:
+            text += f", std within {self.max_std_error:.2g} of its value (allowed {self.std_tolerance:g})"
         return text
 
     def to_json(self) -> dict[str, Any]:
@@ -226,7 +237,7 @@ def verify(
     """
     errors: list[NDArray[np.float64]] = []
     poses = disagreements = altered = 0
-    confidence_error = 0.0
+    confidence_error, std_error = 0.0, None
     for problem in problems:
         out = _run(backend, problem.questions)
         asked, clear = problem.questions, problem.clear
@@ -236,6 +247,8 @@ def verify(
         errors.append(distance[clear[:, None] & (problem.mask | (distance > 0))])
         difference = _distance(out.confidence[..., None], problem.confidence[..., None])[clear]
         confidence_error = max(confidence_error, float(difference.max(initial=0.0)))
+        if problem.std is not None and out.std is not None:
+            std_error = max(std_error or 0.0, relative_error(out.std[clear], problem.std[clear]))
         if asked.input == "joints":
             same = (out.joints.view(np.uint32) == asked.first.view(np.uint32)).all(-1)
             altered += int((~same & ~problem.mask)[clear].sum())
@@ -253,6 +266,8 @@ def verify(
         mask_disagreements=disagreements,
         altered_joints=altered,
         max_confidence_error=confidence_error,
+        max_std_error=std_error,
+        std_tolerance=STD_TOLERANCE[precision] if std_error is not None else 0.0,
     )
 
 
@@ -260,10 +275,12 @@ def _run(backend: Backend, asked: Questions) -> HostBuffers:
     b, n = asked.first.shape[:2]
     # Filled so that a backend that writes nothing is found out.
     out = HostBuffers(np.full((b, n, 2), -7e7, np.float32), np.full((b, n), -7, np.float32), np.zeros((b, n), np.bool_))
+    if backend.gives_std:
+        out.std = np.full((b, n), -7, np.float32)
     start = 0
     for size in (0, 1, 3, b):
         stop = min(start + size, b)
-        part = HostBuffers(out.joints[start:stop], out.confidence[start:stop], out.mask[start:stop])
+        part = rows_of(out, start, stop)
         first, second = asked.first[start:stop], asked.second[start:stop]
         if asked.input == "joints":
             backend.refine(first, second, asked.threshold, part)
@@ -271,6 +288,20 @@ def _run(backend: Backend, asked: Questions) -> HostBuffers:
             backend.run(first, second, asked.threshold, part)
         start = stop
     return out
+
+
+def rows_of(out: HostBuffers, start: int, stop: int) -> HostBuffers:
+    """The same memory, of some poses."""
+    std = None if out.std is None else out.std[start:stop]
+    return HostBuffers(out.joints[start:stop], out.confidence[start:stop], out.mask[start:stop], std)
+
+
+def relative_error(got: NDArray[Any], expected: NDArray[np.float64]) -> float:
+    """Largest relative error of standard deviations, NaN where there is none; infinite where that differs."""
+    there = np.isfinite(expected)
+    if not np.array_equal(there, np.isfinite(got)) or not (got[there] > 0).all():
+        return math.inf
+    return float(np.abs(got[there] / expected[there] - 1).max(initial=0.0))
 
 
 def _distance(got: NDArray[Any], expected: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -37,6 +37,7 @@ def golden_answers(model: Model, kind: str, heatmap_size: tuple[int, int] | None
         "confidence": _encode(problem.confidence),
         "mask": _encode(problem.mask),
         "clear": _encode(problem.clear),
+        **({} if problem.std is None else {"std": _encode(problem.std)}),
     }
 
 
@@ -56,9 +57,10 @@ def golden_problems(spec: ModelSpec, kind: str, golden: Mapping[str, Any]) -> tu
         confidence = _decode(golden["confidence"], np.float64, (poses, n))
         mask = _decode(golden["mask"], np.bool_, (poses, n))
         clear = _decode(golden["clear"], np.bool_, (poses,))
+        std = _decode(golden["std"], np.float64, (poses, n)) if "std" in golden else None
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"the sidecar's golden answers are unusable ({error}): export the ONNX again") from error
-    return (Problem(questions, joints, confidence, mask, clear),)
+    return (Problem(questions, joints, confidence, mask, clear, std),)
 
 
 def _golden_questions(spec: ModelSpec, kind: str, seed: int, poses: int, size: tuple[int, int]) -> Questions:

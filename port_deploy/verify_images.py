@@ -22,7 +22,7 @@ from port_deploy.backends.base import HostBuffers
 from port_deploy.config import ModelSpec
 from port_deploy.detector_info import DetectorInfo, prepare
 from port_deploy.errors import InputError, ModelFileError
-from port_deploy.verify import Verification
+from port_deploy.verify import STD_TOLERANCE, Verification, relative_error, rows_of
 
 IMAGE_TOLERANCE_PX: Mapping[str, float] = {"fp32": 1e-3, "fp16": 4.0, "bf16": 8.0}
 """Largest error allowed, crop pixels: of every joint, with an fp16 detector of the joints it is sure of.
@@ -34,6 +34,9 @@ random images, which show it nothing to be sure of; 4 px are one pixel of its he
 CONFIDENCE_MARGIN: Mapping[str, float] = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.25}
 """Largest difference of confidence, with an fp16 detector the mean: a joint that moves over the edge of a pixel reads
 another one. So near to δ a joint may be masked differently. That detector in fp16: at most 0.023, mean 0.002."""
+
+STD_MARGIN = 10.0
+"""By how much more a standard deviation may differ here: the detector's own joints round, too."""
 
 SURE = 0.3
 """Confidence from which a joint counts with an fp16 detector, or the upper tenth where none reaches it."""
@@ -54,6 +57,7 @@ class ImageProblem:
         mask: [B, N] bool.
         clear: [B] bool, False for a pose on an edge (see verify.py), which is not compared.
         scale: [B], image pixels in a crop pixel.
+        std: [B, N] float64, image pixels; None where the model has no variance, or the answers were stored without.
     """
 
     images: NDArray[Any]
@@ -64,6 +68,7 @@ class ImageProblem:
     mask: NDArray[np.bool_]
     clear: NDArray[np.bool_]
     scale: NDArray[np.float64]
+    std: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class ImageVerification(Verification):
             self.max_error_px <= self.tolerance_px
             and self.mask_disagreements <= self.allowed_mask_disagreements
             and confidence <= self.allowed_confidence_error
+            and (self.max_std_error is None or self.max_std_error <= self.std_tolerance)
         )
 
     def summary(self) -> str:
@@ -103,6 +109,8 @@ class ImageVerification(Verification):
             text += f", {self.mask_disagreements} joints masked differently"
         if self.max_confidence_error > self.allowed_confidence_error:
             text += f", confidence off by {self.max_confidence_error:.2g}"
+        if self.max_std_error is not None:
+            text += f", std within {self.max_std_error:.2g} of its value (allowed {self.std_tolerance:g})"
         return text
 
 
@@ -126,7 +134,7 @@ def verify_images(
     margin, bound = max(CONFIDENCE_MARGIN[w] for w in ways), max(IMAGE_TOLERANCE_PX[w] for w in ways)
     counted: list[NDArray[np.float64]] = []
     off: list[NDArray[np.float64]] = []
-    every, poses, disagreements = 0.0, 0, 0
+    every, poses, disagreements, std_error = 0.0, 0, 0, None
     for problem in problems:
         out = _run(backend, problem)
         near = np.abs(problem.confidence - np.float32(problem.threshold)) <= margin
@@ -140,6 +148,8 @@ def verify_images(
             sure = problem.confidence >= min(SURE, float(np.quantile(problem.confidence, 0.9)))
         counted.append(error[alike[:, None] & sure])
         every = max(every, float(error[alike].max(initial=0.0)))
+        if problem.std is not None and out.std is not None and not low:  # an fp16 detector sees other joints
+            std_error = max(std_error or 0.0, relative_error(out.std[alike], problem.std[alike]))
         off.append(np.nan_to_num(np.abs(out.confidence - problem.confidence)[problem.clear], nan=np.inf).ravel())
     errors = np.concatenate(counted) if counted else np.empty(0)
     if errors.size == 0 or not any(p.mask.any() for p in problems):
@@ -156,6 +166,8 @@ def verify_images(
         mask_disagreements=disagreements,
         altered_joints=0,
         max_confidence_error=float(differences.max()),
+        max_std_error=std_error,
+        std_tolerance=STD_MARGIN * STD_TOLERANCE[precision] if std_error is not None else 0.0,
         max_error_all_px=every,
         mean_confidence_error=float(differences.mean()),
         allowed_confidence_error=margin,
@@ -168,8 +180,10 @@ def _run(backend: ArtefactBackend, problem: ImageProblem) -> HostBuffers:
     b, n = problem.mask.shape
     # Filled so that a backend that writes nothing is found out.
     out = HostBuffers(np.full((b, n, 2), -7e7, np.float32), np.full((b, n), -7, np.float32), np.zeros((b, n), np.bool_))
+    if backend.gives_std:
+        out.std = np.full((b, n), -7, np.float32)
     for start, stop in ((0, 0), (0, min(1, b)), (min(1, b), b)):
-        part = HostBuffers(out.joints[start:stop], out.confidence[start:stop], out.mask[start:stop])
+        part = rows_of(out, start, stop)
         affine = None if problem.affine is None else problem.affine[start:stop]
         backend.run_images(problem.images[start:stop], affine, problem.threshold, part)
     return out
@@ -222,6 +236,8 @@ def affine_scale(affine: NDArray[np.float32] | None, count: int) -> NDArray[np.f
 def image_golden(problem: ImageProblem, seed: int) -> dict[str, Any]:
     """A problem on `random_images` for a sidecar; `golden_images` reads it anywhere."""
     arrays = {"joints": problem.joints, "confidence": problem.confidence, "mask": problem.mask, "clear": problem.clear}
+    if problem.std is not None:
+        arrays["std"] = problem.std
     return {"seed": seed, "poses": len(problem.mask), "threshold": problem.threshold} | {
         k: base64.b64encode(v.astype(v.dtype.newbyteorder("<")).tobytes()).decode("ascii") for k, v in arrays.items()
     }
@@ -251,6 +267,7 @@ def golden_images(spec: ModelSpec, info: DetectorInfo, golden: Mapping[str, Any]
             mask=read("mask", "?", (count, n)),
             clear=read("clear", "?", (count,)),
             scale=affine_scale(affine, count),
+            std=read("std", "<f8", (count, n)) if "std" in golden else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"the sidecar's golden answers are unusable ({error}): export the ONNX again") from error

@@ -116,4 +116,13 @@ inline Output output(const py::array& joints, const py::array& confidence, const
   return out;
 }
 
+// The same for sigma, where it is wanted.
+inline void add_std(const py::array& std, const py::array& joints, const py::array& confidence, const py::array& mask,
+                    py::ssize_t batch, py::ssize_t count, Output* out) {
+  out->std = static_cast<float*>(dense(std, "out.std", 'f', 4, {batch, count}, true));
+  check_apart(std, joints, "out.joints and out.std", false);
+  check_apart(std, confidence, "out.confidence and out.std", false);
+  check_apart(std, mask, "out.mask and out.std", false);
+}
+
 }  // namespace port::python

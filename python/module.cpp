@@ -51,12 +51,18 @@ std::unique_ptr<Refiner> make_refiner(const py::buffer& data, const std::string&
 }
 
 void refine(const Refiner& refiner, const py::array& joints, const py::array& confidence, float threshold,
-            const py::array& out_joints, const py::array& out_confidence, const py::array& out_mask) {
+            const py::array& out_joints, const py::array& out_confidence, const py::array& out_mask,
+            const std::optional<py::array>& out_std) {
   const py::ssize_t batch = joints.ndim() > 0 ? joints.shape(0) : 0;
   const py::ssize_t count = refiner.model().joints();
   const auto* points = static_cast<const float*>(dense(joints, "joints", 'f', 4, {batch, count, 2}, false));
   const auto* scores = static_cast<const float*>(dense(confidence, "confidence", 'f', 4, {batch, count}, false));
-  const Output out = output(out_joints, out_confidence, out_mask, batch, count);
+  Output out = output(out_joints, out_confidence, out_mask, batch, count);
+  if (out_std) {
+    add_std(*out_std, out_joints, out_confidence, out_mask, batch, count, &out);
+    check_apart(*out_std, joints, "joints and out.std", false);
+    check_apart(*out_std, confidence, "confidence and out.std", false);
+  }
   check_apart(out_joints, joints, "joints and out.joints", true);
   check_apart(out_joints, confidence, "confidence and out.joints", false);
   check_apart(out_confidence, confidence, "confidence and out.confidence", true);
@@ -68,14 +74,20 @@ void refine(const Refiner& refiner, const py::array& joints, const py::array& co
 }
 
 void run(const Refiner& refiner, const py::array& heatmaps, const std::optional<py::array>& affine, float threshold,
-         const py::array& out_joints, const py::array& out_confidence, const py::array& out_mask) {
+         const py::array& out_joints, const py::array& out_confidence, const py::array& out_mask,
+         const std::optional<py::array>& out_std) {
   const HeatmapView view = heatmap_view(heatmaps);
-  const Output out = output(out_joints, out_confidence, out_mask, view.batch, view.joints);
+  Output out = output(out_joints, out_confidence, out_mask, view.batch, view.joints);
   const float* matrix = nullptr;
   if (affine) matrix = static_cast<const float*>(dense(*affine, "affine", 'f', 4, {view.batch, 2, 3}, false));
   for (const py::array* written : {&out_joints, &out_confidence, &out_mask}) {
     check_apart(*written, heatmaps, "heatmaps and out", false);
     if (affine) check_apart(*written, *affine, "affine and out", false);
+  }
+  if (out_std) {
+    add_std(*out_std, out_joints, out_confidence, out_mask, view.batch, view.joints, &out);
+    check_apart(*out_std, heatmaps, "heatmaps and out", false);
+    if (affine) check_apart(*out_std, *affine, "affine and out", false);
   }
   const py::gil_scoped_release released;
   refiner.run(view, matrix, threshold, out);
@@ -176,6 +188,8 @@ py::dict card(const Refiner& refiner) {
   result["max_masked"] = model.max_masked();
   result["fusion"] = model.fusion();
   result["confidence_divisor"] = model.confidence_divisor();
+  result["variance"] = model.variance();
+  result["std_scale"] = model.std_scale();
   result["parameter_count"] = model.parameter_count();
   return result;
 }
@@ -201,9 +215,9 @@ PYBIND11_MODULE(_core, m) {
       .def(py::init(&make_refiner), py::arg("data"), py::arg("source"), py::kw_only(), py::arg("threads") = 0,
            py::arg("isa") = py::none(), py::arg("precision") = "fp32")
       .def("refine", &refine, py::arg("joints"), py::arg("confidence"), py::arg("threshold"), py::arg("out_joints"),
-           py::arg("out_confidence"), py::arg("out_mask"))
+           py::arg("out_confidence"), py::arg("out_mask"), py::arg("out_std") = py::none())
       .def("run", &run, py::arg("heatmaps"), py::arg("affine").none(true), py::arg("threshold"), py::arg("out_joints"),
-           py::arg("out_confidence"), py::arg("out_mask"))
+           py::arg("out_confidence"), py::arg("out_mask"), py::arg("out_std") = py::none())
       .def_property_readonly("threads", &Refiner::threads)
       .def_property_readonly("isa", [](const Refiner& refiner) { return to_string(refiner.isa()); })
       .def_property_readonly("precision", [](const Refiner& refiner) { return to_string(refiner.precision()); })

@@ -30,6 +30,7 @@ class Wrong:
     name = "wrong"
     detail = "a fault"
     takes_joints = takes_heatmaps = True
+    gives_std = False
 
     def __init__(self, fault: Any) -> None:
         self.right, self.fault, self.spec = torch_.load(MODEL), fault, MODEL.spec

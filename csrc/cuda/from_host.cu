@@ -86,6 +86,7 @@ struct CudaFromHost::Impl {
   // `compute` queues the work into the device's copy of the outputs.
   template <typename Compute>
   void call(std::int64_t batch, const Output& out, const Compute& compute) const {
+    check_no_std(out);
     const std::size_t rows = static_cast<std::size_t>(batch) * joints;
     const Piece points(pool, rows * 2 * sizeof(float)), scores(pool, rows * sizeof(float)), mask(pool, rows);
     compute(Output{points.as<float>(), scores.as<float>(), mask.as<std::uint8_t>()});

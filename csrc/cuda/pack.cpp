@@ -150,9 +150,9 @@ class Builder {
     Dense head(2, net_.width);
     const std::vector<float>&weight = tensors_.at("head.out.weight").values,
           &bias = tensors_.at("head.out.bias").values;
-    head.values.assign(weight.begin(), weight.end());
+    head.values.assign(weight.begin(), weight.begin() + 2 * net_.width);  // a third row, log sigma, has no kernel yet
     net_.head = packer_.add_rows(head, 0, 2, net_.width_ld);
-    net_.head_bias = packer_.add_vector({bias.begin(), bias.end()}, 4);
+    net_.head_bias = packer_.add_vector({bias.begin(), bias.begin() + 2}, 4);
     packer_.align();
     return {net_, std::move(packer_.bytes)};
   }

@@ -162,6 +162,7 @@ struct CudaRefiner::Impl {
 
   kernels::LineParams params(std::int64_t batch, float threshold, const Output& out) const {
     check_threshold(threshold);
+    check_no_std(out);
     require_joints(batch, out.joints);
     kernels::LineParams p = params(batch);
     p.out = results_of(out);

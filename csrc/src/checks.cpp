@@ -59,6 +59,15 @@ void check_joints(const HeatmapView& view, const Model& model) {
               std::to_string(view.joints) + " joints: this model is for skeleton '" + model.skeleton() + "'");
 }
 
+void check_std(const Output& out, const Model& model) {
+  if (!out.std || model.variance()) return;
+  input_error("expected no memory for std: model '" + model.name() + "' has no variance (port-train --variance-only)");
+}
+
+void check_no_std(const Output& out) {
+  if (out.std) input_error("expected no memory for std: it is computed on the CPU only, use port::Refiner");
+}
+
 int resolve_threads(int threads) {
   if (threads < 0 || threads > kMaxThreads) {
     input_error("expected threads from 0 (one per processor) to " + std::to_string(kMaxThreads) + ", got " +

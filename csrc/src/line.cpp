@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "checks.h"
@@ -102,7 +103,8 @@ LineSettings::LineSettings(const ModelSpec& spec)
       refine_all(spec.refine_all),
       zero_masked(spec.config.zero_masked),
       fusion(static_cast<double>(spec.fusion)),
-      confidence_divisor(static_cast<double>(spec.confidence_divisor)) {}
+      confidence_divisor(static_cast<double>(spec.confidence_divisor)),
+      std_scale(static_cast<double>(spec.std_scale)) {}
 
 LineSettings line_settings(const ModelSpec& spec, const Options& options) {
   LineSettings settings(spec);
@@ -168,6 +170,18 @@ void finish_pose(const LineSettings& settings, const PoseFrame& frame, const flo
       refined[2 * j + axis] =
           static_cast<float>(blend ? before + settings.fusion * (rebuilt[axis] - before) : rebuilt[axis]);
     }
+  }
+}
+
+void finish_std(const LineSettings& settings, const PoseFrame& frame, const float* log_std, const std::uint8_t* changed,
+                float* to) {
+  const bool paper = settings.frame == Frame::kPaper;  // x and y have units of their own: their geometric mean
+  const double pixels = paper ? std::sqrt(settings.frame_width * settings.frame_height) : frame.unit;
+  for (int j = 0; j < settings.joints; ++j) {
+    to[j] = std::numeric_limits<float>::quiet_NaN();
+    if (!changed[j]) continue;  // and its log sigma may be anything
+    const double log_sigma = std::clamp(static_cast<double>(log_std[j]), kLogStdLow, kLogStdHigh);
+    to[j] = static_cast<float>(std::exp(log_sigma) * pixels * settings.std_scale);
   }
 }
 

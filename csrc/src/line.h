@@ -19,6 +19,7 @@ struct LineSettings {
   bool refine_all = false, zero_masked = false;
   double fusion = 1.0;
   double confidence_divisor = 1.0;
+  double std_scale = 1.0;
 
   explicit LineSettings(const ModelSpec& spec);
 };
@@ -44,6 +45,10 @@ bool prepare_pose(const LineSettings& settings, const float* joints, const float
 // framed [N][2], the network's answer -> refined [N][2], which may be `joints`; only changed rows are written.
 void finish_pose(const LineSettings& settings, const PoseFrame& frame, const float* framed, const std::uint8_t* changed,
                  const float* joints, float* refined);
+
+// log_std [N], the network's -> `to` [N], sigma in image pixels; NaN where `changed` says that a joint stays.
+void finish_std(const LineSettings& settings, const PoseFrame& frame, const float* log_std, const std::uint8_t* changed,
+                float* to);
 
 // Heatmap pixels to image pixels: joints [N][2] in place through affine [2][3].
 void to_image(const float* affine, int count, float* joints);

@@ -58,8 +58,8 @@ std::map<std::string, std::vector<std::size_t>> parameter_shapes(const NetworkCo
   shapes["head.se1.bias"] = {se};
   shapes["head.se2.weight"] = {d, se};
   shapes["head.se2.bias"] = {d};
-  shapes["head.out.weight"] = {2, d};
-  shapes["head.out.bias"] = {2};
+  shapes["head.out.weight"] = {size(config.outputs()), d};
+  shapes["head.out.bias"] = {size(config.outputs())};
   return shapes;
 }
 
@@ -141,6 +141,8 @@ int Model::min_visible() const { return data_->spec.min_visible; }
 int Model::max_masked() const { return data_->spec.max_masked; }
 float Model::fusion() const { return data_->spec.fusion; }
 float Model::confidence_divisor() const { return data_->spec.confidence_divisor; }
+bool Model::variance() const { return data_->spec.config.variance; }
+float Model::std_scale() const { return data_->spec.std_scale; }
 
 std::size_t Model::parameter_count() const {
   std::size_t count = 0;

@@ -28,7 +28,9 @@ struct NetworkConfig {
   bool mask_embedding = true;
   bool zero_masked = false;
   float layer_norm_eps = 1e-5f;
+  bool variance = false;  // the head's third row is log sigma
 
+  int outputs() const { return variance ? 3 : 2; }  // rows of the head
   int inner() const { return heads * head_dim; }
   int mlp_width() const { return width * mlp_ratio; }
   int se_width() const { return width / se_reduction; }
@@ -52,6 +54,7 @@ struct ModelSpec {
   bool refine_all = false;
   float fusion = 1.0f;
   float confidence_divisor = 1.0f;
+  float std_scale = 1.0f;
 
   int joints() const { return static_cast<int>(joint_names.size()); }
 };
@@ -73,6 +76,7 @@ struct ModelData {
 constexpr int kMaxJoints = 32;
 constexpr float kMaxCoordinate = 1e6f;  // pixels; beyond it a joint counts as missing
 constexpr double kMinScale = 1e-3;      // pixels; below this spread of the visible joints a pose is left alone
+constexpr double kLogStdLow = -7.0, kLogStdHigh = 0.0;  // LOG_STD_RANGE
 constexpr std::size_t kMaxFileBytes = std::size_t{256} << 20;
 
 // The specification in a model file's metadata. Throws Error(kModelFile) wherever ModelSpec.from_json does.

@@ -25,8 +25,8 @@ class FoldedPort : public Network {
   std::size_t weight_bytes() const override { return packed_.plan.arena_bytes; }
 
   void forward(const float* inputs, const std::uint8_t* mask, const std::uint8_t* needed, std::int64_t batch,
-               float* outputs, void* workspace) const override {
-    run_(packed_.plan, inputs, mask, needed, batch, outputs, workspace);
+               float* outputs, float* log_std, void* workspace) const override {
+    run_(packed_.plan, inputs, mask, needed, batch, outputs, log_std, workspace);
   }
 
  private:

@@ -25,9 +25,11 @@ class Network {
   // mask    [B][N] 0 or 1
   // needed  [B][N] 0 or 1: rows of `outputs` that will be read; other rows may hold anything
   // outputs [B][N][2] framed joints
+  // log_std [B][N] log sigma as the network has it, or null; not null only of a model with a variance. Where it is not
+  //         asked for it costs nothing, and `outputs` are the same bits either way.
   // Thread-safe: all mutable state is in `workspace`. Allocates nothing. Bit-identical whatever else is in the batch.
   virtual void forward(const float* inputs, const std::uint8_t* mask, const std::uint8_t* needed, std::int64_t batch,
-                       float* outputs, void* workspace) const = 0;
+                       float* outputs, float* log_std, void* workspace) const = 0;
 };
 
 // Folds and packs the weights once. The tensors are not kept.

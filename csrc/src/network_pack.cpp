@@ -192,6 +192,7 @@ PackedNetwork pack(const ModelSpec& spec, const FoldedNetwork& net, int vector_f
   plan.bf16 = bf16 ? 1 : 0;
   plan.mask_embedding = config.mask_embedding ? 1 : 0;
   plan.residual = config.residual ? 1 : 0;
+  plan.outputs = config.outputs();
   plan.low_rank_first = net.low_rank_first ? 1 : 0;
   plan.rank = net.rank;
   plan.eps = config.layer_norm_eps;
@@ -212,12 +213,12 @@ PackedNetwork pack(const ModelSpec& spec, const FoldedNetwork& net, int vector_f
   plan.se2 = packer.add_matrix(net.se2, false);
   plan.se1_bias = packer.add_floats(net.se1_bias, plan.se_ld);
   plan.se2_bias = packer.add_floats(net.se2_bias, plan.d_ld);
-  std::vector<float> weight(2 * static_cast<std::size_t>(plan.d_ld), 0.0f);
-  for (int axis = 0; axis < 2; ++axis) {
+  std::vector<float> weight(static_cast<std::size_t>(plan.outputs * plan.d_ld), 0.0f);
+  for (int axis = 0; axis < plan.outputs; ++axis) {
     std::copy(out_weight + axis * plan.d, out_weight + (axis + 1) * plan.d, weight.begin() + axis * plan.d_ld);
   }
   plan.out_weight = packer.add(weight);
-  plan.out_bias = packer.add(out_bias, 2);
+  plan.out_bias = packer.add(out_bias, static_cast<std::size_t>(plan.outputs));
 
   packed.arena = packer.finish();
   plan.arena = packed.arena.get();

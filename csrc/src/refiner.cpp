@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -32,6 +33,7 @@ struct Workspace {
   std::size_t bytes;
   AlignedBuffer network, memory;
   float *inputs, *framed, *joints, *confidence, *scratch;  // [g][N][channels], [g][N][2], [g][N][2], [g][N], -
+  float* log_std;                                          // [g][N]
   std::uint8_t *mask, *changed;                            // [g][N]
 
  private:
@@ -44,12 +46,13 @@ struct Workspace {
     framed = inputs + rows * s.channels;
     joints = framed + rows * 2;
     confidence = joints + rows * 2;
-    mask = reinterpret_cast<std::uint8_t*>(confidence + rows);
+    log_std = confidence + rows;
+    mask = reinterpret_cast<std::uint8_t*>(log_std + rows);
     changed = mask + rows;
   }
 
   static std::size_t floats(const LineSettings& s, std::int64_t rows) {
-    return static_cast<std::size_t>(kDecodeScratch + rows * (s.channels + 2 + 2 + 1));
+    return static_cast<std::size_t>(kDecodeScratch + rows * (s.channels + 2 + 2 + 1 + 1));
   }
 };
 
@@ -155,6 +158,7 @@ struct Refiner::Impl {
     float* out_joints = call.out.joints + first * n * 2;
     float* out_confidence = call.out.confidence ? call.out.confidence + first * n : nullptr;
     std::uint8_t* out_mask = call.out.mask ? call.out.mask + first * n : nullptr;
+    float* out_std = call.out.std ? call.out.std + first * n : nullptr;
 
     int passing = 0;
     for (std::int64_t b = 0; b < count; ++b) {
@@ -164,17 +168,20 @@ struct Refiner::Impl {
         w.poses[passing++] = static_cast<int>(b);
       }
     }
-    if (passing > 0) network->forward(w.inputs, w.mask, w.changed, passing, w.framed, w.network.as<void>());
+    float* log_std = out_std ? w.log_std : nullptr;
+    if (passing > 0) network->forward(w.inputs, w.mask, w.changed, passing, w.framed, log_std, w.network.as<void>());
 
     if (out_joints != joints) std::memcpy(out_joints, joints, static_cast<std::size_t>(count * n) * 2 * sizeof(float));
     if (out_confidence && out_confidence != confidence) {
       std::memcpy(out_confidence, confidence, static_cast<std::size_t>(count * n) * sizeof(float));
     }
     if (out_mask) std::memset(out_mask, 0, static_cast<std::size_t>(count * n));
+    if (out_std) std::fill_n(out_std, count * n, std::numeric_limits<float>::quiet_NaN());
     for (int p = 0; p < passing; ++p) {
       float* pose = out_joints + w.poses[p] * n * 2;  // holds the detector's joints
       finish_pose(settings, w.frames[p], w.framed + p * n * 2, w.changed + p * n, pose, pose);
       if (out_mask) std::memcpy(out_mask + w.poses[p] * n, w.changed + p * n, static_cast<std::size_t>(n));
+      if (out_std) finish_std(settings, w.frames[p], w.log_std + p * n, w.changed + p * n, out_std + w.poses[p] * n);
     }
   }
 
@@ -211,6 +218,7 @@ void Refiner::refine(const float* joints, const float* confidence, std::int64_t 
   if (batch == 0) return;
   if (!joints || !confidence) input_error("expected joints [B, N, 2] and confidence [B, N], got a null pointer");
   if (!out.joints) input_error("expected memory for joints [B, N, 2], got a null pointer");
+  check_std(out, model());
   Call call{nullptr, joints, confidence, nullptr, nullptr, threshold, out, batch, 1};
   impl_->run(call);
 }
@@ -221,6 +229,7 @@ void Refiner::run(const HeatmapView& heatmaps, const float* affine, float thresh
   check_joints(heatmaps, model());
   if (heatmaps.batch == 0) return;
   if (!out.joints) input_error("expected memory for joints [B, N, 2], got a null pointer");
+  check_std(out, model());
   Call call{nullptr, nullptr, nullptr, &heatmaps, affine, threshold, out, heatmaps.batch, 1};
   impl_->run(call);
 }

@@ -88,10 +88,10 @@ void read_choice(const Value& object, const char* key, std::initializer_list<std
 }
 
 void read_config(const Value& object, NetworkConfig& config) {
-  check_fields(
-      object, "config",
-      {"width", "layers", "heads", "head_dim", "hops", "share_hop_weights", "mlp_ratio", "se_reduction",
-       "attention_scale", "input_channels", "residual", "mask_embedding", "masked_coordinates", "layer_norm_eps"});
+  check_fields(object, "config",
+               {"width", "layers", "heads", "head_dim", "hops", "share_hop_weights", "mlp_ratio", "se_reduction",
+                "attention_scale", "input_channels", "residual", "mask_embedding", "masked_coordinates",
+                "layer_norm_eps", "variance"});
   read_int(object, "width", 8, 512, config.width);
   read_int(object, "layers", 1, 32, config.layers);
   read_int(object, "heads", 1, 32, config.heads);
@@ -122,6 +122,7 @@ void read_config(const Value& object, NetworkConfig& config) {
   read_bool(object, "share_hop_weights", config.share_hop_weights);
   read_bool(object, "residual", config.residual);
   read_bool(object, "mask_embedding", config.mask_embedding);
+  read_bool(object, "variance", config.variance);
   if (const Value* eps = object.find("layer_norm_eps")) {
     check(eps->is(Kind::kNumber) && !eps->integral && eps->number > 0 && eps->number < 1e-2,
           "expected layer_norm_eps between 0 and 0.01");
@@ -192,7 +193,7 @@ ModelSpec parse_specification(const std::string& text) {
   check_fields(data, "it",
                {"format_version", "name", "skeleton", "config", "codec", "temperature", "frame", "frame_size",
                 "threshold", "threshold_source", "min_visible", "max_masked", "refine", "fusion", "confidence_divisor",
-                "training", "licence", "metrics"});
+                "std_scale", "training", "licence", "metrics"});
   const Value* name = data.find("name");
   const Value* skeleton = data.find("skeleton");
   const Value* config = data.find("config");
@@ -224,6 +225,7 @@ ModelSpec parse_specification(const std::string& text) {
   read_choice<bool>(data, "refine", {{"masked", false}, {"all", true}}, spec.refine_all);
   read_positive(data, "temperature", spec.temperature);
   read_positive(data, "confidence_divisor", spec.confidence_divisor);
+  read_positive(data, "std_scale", spec.std_scale);
   read_count(data, "min_visible", 2, spec.min_visible);
   read_count(data, "max_masked", 0, spec.max_masked);
   if (const Value* fusion = data.find("fusion")) {

@@ -132,7 +132,7 @@ int main(int argc, char** argv) {
             for (std::size_t at = 0; at < sweep.size(); at += 64) ++sweep[at];
           }
           start = seconds();
-          network->forward(inputs.data(), mask.data(), mask.data(), poses, outputs.data(), workspace.data);
+          network->forward(inputs.data(), mask.data(), mask.data(), poses, outputs.data(), nullptr, workspace.data);
           times.push_back((seconds() - start) / poses);
         }
         best_peak = std::max(best_peak, peak(isa, precision));

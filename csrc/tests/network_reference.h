@@ -144,8 +144,9 @@ struct Reference {
     }
   }
 
-  // One pose: inputs [N][channels], mask [N] to [N][2].
-  std::vector<double> operator()(const float* inputs, const std::uint8_t* mask) const {
+  // One pose: inputs [N][channels], mask [N] to [N][2], and to [N] log sigma of a model with a variance.
+  std::vector<double> operator()(const float* inputs, const std::uint8_t* mask,
+                                 std::vector<double>* log_std = nullptr) const {
     const port::NetworkConfig& config = spec.config;
     const auto n = static_cast<std::size_t>(spec.joints()), d = static_cast<std::size_t>(config.width);
     const auto channels = static_cast<std::size_t>(config.input_channels);
@@ -167,7 +168,8 @@ struct Reference {
     for (auto& row : z) {
       for (std::size_t c = 0; c < d; ++c) row[c] /= 1.0 + std::exp(-gate[0][c]);
     }
-    const Matrix joints = linear("head.out", z, 2, keep);  // eq. (11)
+    const Matrix joints = linear("head.out", z, static_cast<std::size_t>(config.outputs()), keep);  // eq. (11)
+    for (std::size_t i = 0; log_std && i < n; ++i) log_std->push_back(joints[i][2]);
     std::vector<double> out(n * 2);
     for (std::size_t i = 0; i < n * 2; ++i) {
       out[i] = joints[i / 2][i % 2] + (config.residual ? x[i / 2][i % 2] : 0.0);
@@ -222,8 +224,9 @@ inline port::Tensors make_tensors(const port::ModelSpec& spec, unsigned seed = 1
   add("head.se1.bias", se, 0.1f);
   add("head.se2.weight", d * se, over_root(se));
   add("head.se2.bias", d, 0.1f);
-  add("head.out.weight", 2 * d, over_root(d));
-  add("head.out.bias", 2, 0.1f);
+  const int outputs = spec.config.outputs();
+  add("head.out.weight", outputs * d, over_root(d));
+  add("head.out.bias", outputs, 0.1f);
   return tensors;
 }
 

@@ -49,6 +49,7 @@ TEST(defaults_are_those_of_config_py) {
   CHECK(model->parameter_count() > 500000 && model->parameter_count() < 560000);
   CHECK(model->codec() == port::Codec::kSoftargmax && model->temperature() == 40.0f);
   CHECK(model->min_visible() == 4 && model->max_masked() == 64 && model->threshold() == 0.3f);
+  CHECK(!model->variance() && model->std_scale() == 1.0f);
 }
 
 TEST(float16_weights_are_widened) {
@@ -163,7 +164,7 @@ TEST(specification_fields) {
                               R"("max_masked": -1)",   R"("max_masked": null)",   R"("fusion": 1.01)",
                               R"("fusion": -1)",       R"("fusion": NaN)",        R"("confidence_divisor": 0)",
                               R"("frame_size": [1])",  R"("frame_size": [1, 0])", R"("frame_size": 256)",
-                              R"("colour": 1)"};
+                              R"("colour": 1)",        R"("std_scale": 0)",       R"("std_scale": "1")"};
   for (const char* field : bad_fields) CHECK_ERROR(kBroken, "specification", load(with_spec(specification(field))));
   const char* bad_configs[] = {R"({"width": 12})",
                                R"({"width": 16.0})",
@@ -191,6 +192,7 @@ TEST(specification_fields) {
                                R"({"layer_norm_eps": 0.0})",
                                R"({"layer_norm_eps": 1})",
                                R"({"layer_norm_eps": 0.01})",
+                               R"({"variance": 1})",
                                R"({"depth": 4})",
                                R"([])"};
   for (const char* config : bad_configs)

@@ -81,7 +81,8 @@ std::vector<float> run(const port::Network& network, const Poses& poses, const s
   std::memset(workspace.get(), 0xff, bytes);
   std::vector<float> out(static_cast<std::size_t>(poses.batch * poses.joints) * 2,
                          std::numeric_limits<float>::quiet_NaN());
-  network.forward(poses.inputs.data(), poses.mask.data(), needed.data(), poses.batch, out.data(), workspace.get());
+  network.forward(poses.inputs.data(), poses.mask.data(), needed.data(), poses.batch, out.data(), nullptr,
+                  workspace.get());
   return out;
 }
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from port_deploy.backends.base import Availability, FloatArray, HostBuffers
 from port_deploy.errors import InputError, missing_extra
-from port_deploy.sidecar import INPUTS, InputKind, Sidecar
+from port_deploy.sidecar import INPUTS, InputKind, Sidecar, outputs_of
 
 _REMEDIES: Mapping[InputKind, str] = {
     "heatmaps": "takes heatmaps: call refiner(heatmaps), or export --input joints",
@@ -44,6 +44,8 @@ class ArtefactBackend(ABC):
         self.takes_heatmaps = sidecar.input == "heatmaps"
         self.takes_images = sidecar.input == "image"
         self.input_names = INPUTS[sidecar.input]
+        self.output_names = outputs_of(sidecar.input, sidecar.spec)
+        self.gives_std = sidecar.spec.config.variance
 
     def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
         """As `Backend` says.
@@ -94,6 +96,13 @@ class ArtefactBackend(ABC):
     @abstractmethod
     def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         """Run at least one pose: the two inputs in the artefact's order and the threshold [1], into ``out``."""
+
+    def targets(self, out: HostBuffers) -> tuple[NDArray[Any], ...]:
+        """Where each of ``output_names`` goes; std where nobody wants it to memory that is given up."""
+        if not self.gives_std:
+            return out.joints, out.confidence, out.mask
+        std = np.empty_like(out.confidence) if out.std is None else out.std
+        return out.joints, out.confidence, out.mask, std
 
 
 def library_availability(library: str, name: str, extra: str) -> Availability:

@@ -59,6 +59,7 @@ class Backend(Protocol):
         spec: The model's specification.
         takes_joints: `refine` works.
         takes_heatmaps: `run` works.
+        gives_std: It fills `HostBuffers.std`: the model has a variance, and the backend computes it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Backend(Protocol):
     spec: ModelSpec
     takes_joints: bool
     takes_heatmaps: bool
+    gives_std: bool
 
     def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
         """[B, N, 2] and [B, N], C-contiguous float32 host arrays, B >= 0, into ``out``."""

@@ -22,7 +22,7 @@ from port_deploy.backends.base import FloatArray, HostBuffers
 from port_deploy.backends.engine_worker import Worker
 from port_deploy.device_arrays import ITEM_BYTES, DeviceView, device_view, stream_of
 from port_deploy.errors import InputError
-from port_deploy.sidecar import OUTPUTS, Sidecar
+from port_deploy.sidecar import Sidecar
 
 _TYPES = {"float32": "<f4", "float16": "<f2", "uint8": "|u1", "bool": "|b1"}
 
@@ -57,7 +57,7 @@ class TensorRtBackend(ArtefactBackend):
         self.device = device
         self._make, self._why, self._record = make_context, why, record
         self._smallest, _, self._largest = sidecar.batch
-        self._outputs = OUTPUTS[sidecar.input]
+        self._outputs = self.output_names
         tensors = {t["name"]: t for t in (*sidecar.to_json()["inputs"], *sidecar.to_json()["outputs"])}
         names = (*self.input_names, *self._outputs)
         self._rest = {n: tuple(tensors[n]["shape"][1:]) for n in names}
@@ -76,7 +76,7 @@ class TensorRtBackend(ArtefactBackend):
 
     def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         given = [np.ascontiguousarray(a) for a in (first, second)]  # alive until the stream is done
-        targets: tuple[NDArray[Any], ...] = (out.joints, out.confidence, out.mask)
+        targets = self.targets(out)
         with cuda_memory.on_device(self.device):
             worker = self._worker()
             arena = worker.arena
@@ -102,7 +102,8 @@ class TensorRtBackend(ArtefactBackend):
             inputs: The engine's two inputs, dense, with ``__cuda_array_interface__`` or DLPack: joints [B, N, 2] and
                 confidence [B, N]; or heatmaps [B, N, H, W], or images, and affine [B, 2, 3] (None: pixels as they are).
             threshold: δ.
-            outputs: Joints [B, N, 2], confidence [B, N] and mask [B, N] likewise; written to.
+            outputs: Joints [B, N, 2], confidence [B, N] and mask [B, N] likewise, and std [B, N] of a model with a
+                variance; written to.
             stream: A stream or its handle; None: the current one of the library that the arrays come from.
 
         Raises:

@@ -102,6 +102,7 @@ class NativeBackend:
     def __init__(self, model: Model, threads: int = 0, precision: str = "fp32", isa: str | None = None) -> None:
         module = core()
         self.spec: ModelSpec = model.spec
+        self.gives_std = model.spec.config.variance
         try:
             self._native = module.Refiner(
                 model.data,
@@ -122,14 +123,14 @@ class NativeBackend:
     def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
         """As `Backend` says; ``out.joints`` may be ``joints`` and ``out.confidence`` ``confidence``."""
         try:
-            self._native.refine(joints, confidence, threshold, out.joints, out.confidence, out.mask)
+            self._native.refine(joints, confidence, threshold, out.joints, out.confidence, out.mask, out.std)
         except self._error as error:
             raise translate(error) from None
 
     def run(self, heatmaps: NDArray[Any], affine: FloatArray | None, threshold: float, out: HostBuffers) -> None:
         """As `Backend` says; any strides whose last is one element."""
         try:
-            self._native.run(heatmaps, affine, threshold, out.joints, out.confidence, out.mask)
+            self._native.run(heatmaps, affine, threshold, out.joints, out.confidence, out.mask, out.std)
         except self._error as error:
             raise translate(error) from None
 

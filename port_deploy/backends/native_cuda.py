@@ -31,6 +31,10 @@ SELF_TEST_PX = {"fp32": 0.01, "fp16": 1.0, "bf16": 16.0}
 (verify.py has the bounds of that), far less than a wrong kernel errs by."""
 
 
+NO_STD = "; no standard deviations (Refined.std is None: use native-cpu, TensorRT or ONNX Runtime for them)"
+"""Said of a model with a variance."""
+
+
 def availability() -> Availability:
     """Whether the core has CUDA code and a GPU is there."""
     state = native.availability()
@@ -64,6 +68,8 @@ def device_number(device: str) -> int:
 class CudaBackend:
     """The core's CudaRefiner. Attributes as `Backend` says.
 
+    Models with a variance run, but it is not computed: ``detail`` says so, and `Refined.std` is None.
+
     Args:
         model: Specification and the file's bytes, which the core reads itself.
         device: Number of the GPU.
@@ -75,6 +81,7 @@ class CudaBackend:
     takes_joints = True
     takes_heatmaps = True
     takes_device = True
+    gives_std = False  # its kernels have no third row yet
     heatmap_types = HEATMAP_TYPES
 
     def __init__(self, model: Model, device: int = 0, precision: str = "fp16", variant: str | None = None) -> None:
@@ -89,7 +96,7 @@ class CudaBackend:
             raise native.translate(error) from None
         self._error: type[Exception] = module.Error
         self.weight_bytes: int = self._native.weight_bytes
-        self.detail: str = self._native.description
+        self.detail: str = self._native.description + (NO_STD if model.spec.config.variance else "")
         self._compare_with_the_processor(model, precision)
 
     def _compare_with_the_processor(self, model: Model, precision: str) -> None:

@@ -25,7 +25,7 @@ from port_deploy.backends.artefact import (
 from port_deploy.backends.base import Availability, FloatArray, HostBuffers
 from port_deploy.errors import BackendUnavailableError, InputError, ModelFileError
 from port_deploy.onnx_bytes import without_initializer
-from port_deploy.sidecar import DEFAULTS, OUTPUTS, Sidecar, read_sidecar
+from port_deploy.sidecar import DEFAULTS, Sidecar, read_sidecar
 
 Provider = str | tuple[str, Mapping[str, Any]]
 
@@ -58,14 +58,13 @@ class OnnxRuntimeBackend(ArtefactBackend):
         detail = f"ONNX Runtime {onnxruntime.__version__}, {first}, {sidecar.precision}"
         super().__init__("onnxruntime", detail, sidecar)
         self.session = session
-        self.output_names = OUTPUTS[sidecar.input]
 
     def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         binding = self.session.io_binding()
         given = [np.ascontiguousarray(a) for a in (first, second, threshold)]  # alive until the run is over
         for name, array in zip(self.input_names, given, strict=True):
             binding.bind_cpu_input(name, array)
-        targets: tuple[NDArray[Any], ...] = (out.joints, out.confidence, out.mask)
+        targets = self.targets(out)  # alive until the run is over
         for name, target in zip(self.output_names, targets, strict=True):
             binding.bind_output(name, "cpu", 0, target.dtype.type, target.shape, target.ctypes.data)
         self.session.run_with_iobinding(binding)
@@ -81,7 +80,7 @@ class OnnxRuntimeBackend(ArtefactBackend):
             inputs: The artefact's two inputs, contiguous float32, with ``__cuda_array_interface__`` (or
                 ``__array_interface__`` where ``device`` is ``cpu``).
             threshold: δ.
-            outputs: Joints, confidence and mask likewise; written to.
+            outputs: Joints, confidence and mask likewise, and std of a model with a variance; written to.
             device: ``cuda`` or ``cpu``.
             index: Which GPU.
 
@@ -94,8 +93,8 @@ class OnnxRuntimeBackend(ArtefactBackend):
             binding.bind_input(name, device, index, np.float32, shape, pointer)
         delta = np.array([threshold], np.float32)
         binding.bind_cpu_input(self.input_names[2], delta)
-        kinds = (("<f4", np.float32), ("<f4", np.float32), ("|b1", np.bool_))
-        for name, array, (typestr, dtype) in zip(self.output_names, outputs, kinds, strict=True):
+        for name, array in zip(self.output_names, outputs, strict=True):
+            typestr, dtype = ("|b1", np.bool_) if name == "mask" else ("<f4", np.float32)
             shape, pointer = _memory(array, name, device, typestr)
             binding.bind_output(name, device, index, dtype, shape, pointer)
         self.session.run_with_iobinding(binding)

@@ -47,7 +47,7 @@ class OpenVinoBackend(ArtefactBackend):
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
         request.infer(dict(zip(self.input_names, (first, second, threshold), strict=True)), share_inputs=True)
-        for index, target in enumerate((out.joints, out.confidence, out.mask)):
+        for index, target in enumerate(self.targets(out)):
             target[...] = request.get_output_tensor(index).data
 
 

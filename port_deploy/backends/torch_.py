@@ -57,6 +57,7 @@ class TorchBackend:
         from port_deploy.nn.port import Port
 
         self.spec: ModelSpec = model.spec
+        self.gives_std = model.spec.config.variance
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.device = torch.device(device)
         port = Port(model.spec.config, model.spec.skeleton, self.dtype)

@@ -35,7 +35,7 @@ class TorchProgramBackend(ArtefactBackend):
         name: The backend's name.
         detail: What it runs on and how.
         sidecar: The artefact's sidecar.
-        program: Takes the two inputs and the threshold, answers joints, confidence and mask.
+        program: Takes the two inputs and the threshold, answers what ``output_names`` says.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -51,10 +51,8 @@ class TorchProgramBackend(ArtefactBackend):
         arrays = (a if a.flags.writeable else a.copy() for a in (first, second, threshold))
         with torch.inference_mode():
             tensors = [torch.from_numpy(a).to(self._device) for a in arrays]
-            joints, confidence, mask = self._program(*tensors)
-            out.joints[...] = joints.cpu().numpy()
-            out.confidence[...] = confidence.cpu().numpy()
-            out.mask[...] = mask.cpu().numpy()
+            for target, answer in zip(self.targets(out), self._program(*tensors), strict=True):
+                target[...] = answer.cpu().numpy()
 
 
 def check_torch_device(device: str) -> None:

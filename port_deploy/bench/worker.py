@@ -120,6 +120,7 @@ class FixedBatch:
     """
 
     takes_joints = takes_heatmaps = True
+    gives_std = False
 
     def __init__(self, bind: Bind, job: Job, spec: ModelSpec, batch: int, detail: str = "") -> None:
         self.name, self.detail, self.spec = job.contestant.backend, detail, spec

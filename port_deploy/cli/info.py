@@ -106,7 +106,7 @@ def models_markdown(models: Sequence[dict[str, Any]]) -> str:
 def headline(metrics: Any) -> str:
     """A model's metrics on one line: the mean over its held-out sources, then every other number that it holds."""
     parts: list[str] = []
-    others = {k: v for k, v in metrics.items() if k != "calibrations"}
+    others = {k: v for k, v in metrics.items() if k not in ("calibrations", "held_out_variance")}
     sources = list(others.pop("held_out", {}).get("sources", {}).values())
     if sources:
         after, before = (sum(s[name] for s in sources) / len(sources) for name in ("error_masked", "detector_masked"))

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from port_deploy.backends import engine_plugin, native_cuda, tensorrt_
-from port_deploy.errors import BackendUnavailableError, ExportError
+from port_deploy.errors import BackendUnavailableError, ExportError, InputError
 from port_deploy.export.fused_kernel import ENTRY, FusedKernel, make_kernel
 from port_deploy.sidecar import INPUTS, OUTPUTS, InputKind, Precision
 from port_deploy.weights import Model
@@ -76,8 +76,10 @@ def plan_fused(
 
     Raises:
         BackendUnavailableError: This build has no CUDA, or no way fits.
-        InputError: The GPU lacks the precision.
+        InputError: The GPU lacks the precision, or the model has a variance.
     """
+    if model.spec.config.variance:
+        raise InputError("the fused kernel has no standard deviations, and this model has: leave out --fuse")
     given = size if kind == "heatmaps" else None
     kernel, reason = None, f"tensorrt {library.__version__} has no ahead-of-time plugins ({AOT_SINCE} has)"
     if hasattr(library, "QuickPluginCreationRequest"):

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from port_deploy.detector_info import DetectorInfo
-from port_deploy.nn.detector_line import DetectedHeatmaps, DetectedSimcc
-from port_deploy.nn.line import HeatmapLine, RefineLine
+from port_deploy.nn.detector_line import detected_line
+from port_deploy.nn.line_std import heatmap_line, refine_line
 from port_deploy.nn.port import Port
-from port_deploy.sidecar import InputKind, Precision
+from port_deploy.sidecar import InputKind, Precision, outputs_of
 from port_deploy.weights import Model
 
 LOWERED = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -34,11 +34,13 @@ class Graph:
         module: `HeatmapLine`, `RefineLine`, or what follows a detector.
         examples: Inputs to trace it with.
         dynamic_shapes: Which dimensions are free, as torch.export wants them.
+        outputs: Names of what it answers.
     """
 
     module: torch.nn.Module
     examples: tuple[torch.Tensor, ...]
     dynamic_shapes: tuple[dict[int, Any] | None, ...]
+    outputs: tuple[str, ...]
 
 
 def build_graph(model: Model, kind: InputKind, precision: Precision) -> Graph:
@@ -56,18 +58,18 @@ def build_graph(model: Model, kind: InputKind, precision: Precision) -> Graph:
     threshold = torch.tensor([spec.threshold], dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     if kind == "joints":
-        module: torch.nn.Module = RefineLine(spec, port)
+        module: torch.nn.Module = refine_line(spec, port)
         first = torch.rand((b, n, 2), generator=generator) * 256
         second = torch.rand((b, n), generator=generator)
         shapes: tuple[dict[int, Any] | None, ...] = ({0: free}, {0: free}, None)
     else:
-        module = HeatmapLine(spec, port)
+        module = heatmap_line(spec, port)
         first = torch.rand((b, n, 48, 64), generator=generator)
         second = torch.rand((b, 2, 3), generator=generator)
         shapes = ({0: free, 2: free, 3: free}, {0: free}, None)
     module.eval()
     module.requires_grad_(False)
-    return Graph(module, (first, second, threshold), shapes)
+    return Graph(module, (first, second, threshold), shapes, outputs_of(kind, spec))
 
 
 def build_detector_graph(model: Model, info: DetectorInfo, precision: Precision) -> Graph:
@@ -81,17 +83,17 @@ def build_detector_graph(model: Model, info: DetectorInfo, precision: Precision)
     spec, b, n = model.spec, _EXAMPLE_POSES, len(info.joints)
     port = _network(model, precision)
     height, width = info.map_size
-    kind = DetectedSimcc if info.head == "simcc" else DetectedHeatmaps
     shapes: tuple[tuple[int, ...], ...] = ((b, n, width), (b, n, height))
     if info.head == "heatmaps":
         shapes = ((b, height, width, n) if info.map_layout == "nhwc" else (b, n, height, width),)
     generator = torch.Generator().manual_seed(0)
     given = tuple(torch.rand(shape, generator=generator) for shape in shapes)
-    module = kind(spec, port, info).eval().requires_grad_(False)
+    module = detected_line(spec, port, info).eval().requires_grad_(False)
     # The affine is traced with a batch of 1, which broadcasts; the merged graph declares its batch free.
     examples = (*given, torch.eye(2, 3)[None], torch.tensor([spec.threshold], dtype=torch.float32))
     free = torch.export.Dim.DYNAMIC
-    return Graph(module, examples, (*({0: free} for _ in given), None, None))
+    dynamic = (*({0: free} for _ in given), None, None)
+    return Graph(module, examples, dynamic, outputs_of("image", spec))
 
 
 def _network(model: Model, precision: Precision) -> Port:

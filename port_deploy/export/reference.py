@@ -41,7 +41,8 @@ class ReferenceBackend(ArtefactBackend):
     def _infer(self, first: NDArray[Any], second: FloatArray, threshold: FloatArray, out: HostBuffers) -> None:
         with np.errstate(all="ignore"):
             answers = self._evaluator.run(None, dict(zip(self.input_names, (first, second, threshold), strict=True)))
-        out.joints[...], out.confidence[...], out.mask[...] = answers
+        for target, answer in zip(self.targets(out), answers, strict=True):
+            target[...] = answer
 
 
 def _own_operators() -> list[type]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from port_deploy.export.graph import Graph
 from port_deploy.nn.onnx_graph import onnx_graph
-from port_deploy.sidecar import INPUTS, OUTPUTS, InputKind
+from port_deploy.sidecar import INPUTS, InputKind
 
 
 def write_onnx(graph: Graph, kind: InputKind, path: Path) -> dict[str, str]:
@@ -22,7 +22,7 @@ def write_onnx(graph: Graph, kind: InputKind, path: Path) -> dict[str, str]:
         ExportError: The exporter or ONNX's own checker refuses the graph.
     """
     free = {0: "B", 2: "H", 3: "W"}
-    proto, versions = onnx_graph(graph.module, graph.examples, INPUTS[kind], OUTPUTS[kind], graph.dynamic_shapes, free)
+    proto, versions = onnx_graph(graph.module, graph.examples, INPUTS[kind], graph.outputs, graph.dynamic_shapes, free)
     from onnx import TensorProto, helper
 
     threshold = float(graph.examples[2])

@@ -29,7 +29,7 @@ from port_deploy.export.to_engine import build_engine, find_toolchain
 from port_deploy.export.triton_config import TritonOptions, make_config, to_pbtxt
 from port_deploy.files import sha256, write_text
 from port_deploy.onnx_bytes import without_initializer, without_input
-from port_deploy.sidecar import DEFAULTS, OUTPUTS, Sidecar, read_artefact
+from port_deploy.sidecar import DEFAULTS, Sidecar, outputs_of, read_artefact
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _check_same(model: bytes, served: bytes, side: Sidecar, size: tuple[int, int
         feeds[tensor["name"]] = (
             (values * 255).astype(np.uint8) if tensor["dtype"] == "uint8" else values.astype(tensor["dtype"])
         )
-    names = list(OUTPUTS[side.input])
+    names = list(outputs_of(side.input, side.spec))
     try:
         answers = [onnxruntime_.run_once(m, names, feeds) for m in (model, served)]
     except BackendUnavailableError:

@@ -15,6 +15,7 @@ from port_deploy.config import ModelSpec
 from port_deploy.detector_info import DetectorInfo
 from port_deploy.nn.detectors.decode import SimccDecode
 from port_deploy.nn.line import Decode, Refine
+from port_deploy.nn.line_std import RefineStd
 from port_deploy.nn.port import Port
 
 
@@ -85,12 +86,33 @@ class DetectedHeatmaps(nn.Module):
 
     def forward(self, heatmaps: Tensor, affine: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, M, H, W] (or [B, H, W, M]), [B or 1, 2, 3], [1] to joints [B, N, 2], confidence and mask [B, N]."""
+        joints, confidence = self.find(heatmaps, affine)
+        refined, mask = self.refine(joints, confidence, threshold)
+        return refined, confidence, mask
+
+    def find(self, heatmaps: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
+        """The detector's own joints [B, N, 2] in image pixels and their confidence [B, N]."""
         maps = heatmaps.permute(0, 3, 1, 2) if self.channels_last else heatmaps
         if not self.as_they_are:
             maps = maps.index_select(1, self.channels)
         joints, confidence = self.place(*self.decode(maps), affine)
-        refined, mask = self.refine(joints, confidence, threshold)
-        return refined, confidence, mask
+        return joints, confidence
+
+
+class DetectedHeatmapsStd(DetectedHeatmaps):
+    """`DetectedHeatmaps` of a model with a variance."""
+
+    def __init__(self, spec: ModelSpec, port: Port, info: DetectorInfo) -> None:
+        super().__init__(spec, port, info)
+        self.refine = RefineStd(spec, port)
+
+    def forward(  # type: ignore[override]
+        self, heatmaps: Tensor, affine: Tensor, threshold: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `DetectedHeatmaps.forward`, and std [B, N]."""
+        joints, confidence = self.find(heatmaps, affine)
+        refined, mask, std = self.refine(joints, confidence, threshold)
+        return refined, confidence, mask, std
 
 
 class DetectedSimcc(nn.Module):
@@ -116,8 +138,36 @@ class DetectedSimcc(nn.Module):
         self, simcc_x: Tensor, simcc_y: Tensor, affine: Tensor, threshold: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[B, M, Wx], [B, M, Wy], [B or 1, 2, 3], [1] to joints [B, N, 2], confidence and mask [B, N]."""
+        joints, confidence = self.find(simcc_x, simcc_y, affine)
+        refined, mask = self.refine(joints, confidence, threshold)
+        return refined, confidence, mask
+
+    def find(self, simcc_x: Tensor, simcc_y: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
+        """The detector's own joints [B, N, 2] in image pixels and their confidence [B, N]."""
         if not self.as_they_are:
             simcc_x, simcc_y = simcc_x.index_select(1, self.channels), simcc_y.index_select(1, self.channels)
         joints, confidence = self.place(*self.decode(simcc_x, simcc_y), affine)
-        refined, mask = self.refine(joints, confidence, threshold)
-        return refined, confidence, mask
+        return joints, confidence
+
+
+class DetectedSimccStd(DetectedSimcc):
+    """`DetectedSimcc` of a model with a variance."""
+
+    def __init__(self, spec: ModelSpec, port: Port, info: DetectorInfo) -> None:
+        super().__init__(spec, port, info)
+        self.refine = RefineStd(spec, port)
+
+    def forward(  # type: ignore[override]
+        self, simcc_x: Tensor, simcc_y: Tensor, affine: Tensor, threshold: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `DetectedSimcc.forward`, and std [B, N]."""
+        joints, confidence = self.find(simcc_x, simcc_y, affine)
+        refined, mask, std = self.refine(joints, confidence, threshold)
+        return refined, confidence, mask, std
+
+
+def detected_line(spec: ModelSpec, port: Port, info: DetectorInfo) -> nn.Module:
+    """What follows the detector, with the model's outputs."""
+    if info.head == "simcc":
+        return (DetectedSimccStd if spec.config.variance else DetectedSimcc)(spec, port, info)
+    return (DetectedHeatmapsStd if spec.config.variance else DetectedHeatmaps)(spec, port, info)

@@ -7,7 +7,8 @@
 //
 // Memory       HeatmapView::data, joints, confidence, affine and everything in Output are pointers that the device can
 //              read and write: of its own memory, or mapped. They are not checked. Outputs may not overlap inputs,
-//              except that refine() may work in place, as in port.hpp.
+//              except that refine() may work in place, as in port.hpp. Output::std must be null: models with a
+//              variance run, but their standard deviation is computed on the CPU only (Error(kInput)).
 // Streams      Work is queued on the caller's `stream` (null: the default stream of the object's device) and nothing is
 //              waited for: results are there when the stream has come that far. The host arrays of a call are not kept.
 // Capture      refine(), run() and decode() may be called while `stream` is being captured into a CUDA graph: they

@@ -106,6 +106,8 @@ class Model {
   int max_masked() const;
   float fusion() const;
   float confidence_divisor() const;
+  bool variance() const;    // it can fill Output::std
+  float std_scale() const;  // factor on the network's sigma
   std::size_t parameter_count() const;
 
   explicit Model(std::unique_ptr<const ModelData> data);
@@ -145,11 +147,14 @@ struct HeatmapView {
   }
 };
 
-// Where results go: the caller's memory. `confidence` and `mask` may be null if they are not wanted.
+// Where results go: the caller's memory. `confidence`, `mask` and `std` may be null if they are not wanted.
 struct Output {
   float* joints = nullptr;       // [B][N][2] pixels
   float* confidence = nullptr;   // [B][N]; 0..1 from heatmaps, a copy of the caller's from joints
   std::uint8_t* mask = nullptr;  // [B][N] 0 or 1: the joint was rebuilt (from decode(): is below the threshold)
+  // [B][N] pixels: standard deviation of a coordinate of each rebuilt joint, NaN where the mask is 0. Only of models
+  // with a variance (Error(kInput) of others), on the CPU; the decode functions leave it alone.
+  float* std = nullptr;
 };
 
 // The whole line of port_deploy/nn/line.py, whose docstring has the rules for missing, masked and refined.

@@ -68,7 +68,7 @@ static void mlp(const Plan& plan, const LayerPlan& layer, const Workspace& w, bo
 
 // The last layer's second product for the needed rows and for the mean row, then eqs. (10)-(11).
 static void head(const Plan& plan, const LayerPlan& layer, const float* inputs, const uint8_t* needed,
-                 const Workspace& w, float* outputs) {
+                 const Workspace& w, float* outputs, float* log_std) {
   const int n = plan.joints, ld = plan.d_ld, hidden = plan.hidden_ld;
   mean_row(w.h, n, hidden, w.h + n * hidden);
   int rows[kJointSlots];
@@ -90,12 +90,13 @@ static void head(const Plan& plan, const LayerPlan& layer, const float* inputs, 
         Result{squeezed, plan.se_ld, plan.at<float>(plan.se1_bias), 0, true});
   apply(plan, plan.se2, 1, squeezed, plan.se_ld, nullptr, Result{gate, ld, plan.at<float>(plan.se2_bias), 0, false});
   const float* weight = plan.at<float>(plan.out_weight);
-  float* gated = gate + ld;  // [2][ld]
+  float* gated = gate + ld;  // [outputs][ld]
   for (int c = 0; c < ld; c += kVec) {
     // sigmoid; se2 holds -log2(e) times its weights
     const Vec g = splat(1.0f) / (splat(1.0f) + exp2(min(load(gate + c), splat(126.0f))));
     store(gated + c, g * load(weight + c));
     store(gated + ld + c, g * load(weight + ld + c));
+    if (log_std) store(gated + 2 * ld + c, g * load(weight + 2 * ld + c));
   }
   const float* bias = plan.at<float>(plan.out_bias);
   for (int i = 0; i < count; ++i) {
@@ -106,10 +107,15 @@ static void head(const Plan& plan, const LayerPlan& layer, const float* inputs, 
       outputs[rows[i] * 2 + axis] = base + (sum(total) + bias[axis]);
     }
   }
+  for (int i = 0; log_std && i < count; ++i) {
+    Vec total = zero();
+    for (int c = 0; c < ld; c += kVec) total = fma(load(w.last + i * ld + c), load(gated + 2 * ld + c), total);
+    log_std[rows[i]] = sum(total) + bias[2];
+  }
 }
 
 static void forward(const Plan& plan, const float* inputs, const uint8_t* mask, const uint8_t* needed, int64_t batch,
-                    float* outputs, void* workspace) {
+                    float* outputs, float* log_std, void* workspace) {
   Workspace w;
   lay_out(plan, static_cast<unsigned char*>(workspace), &w);
   const int n = plan.joints;
@@ -127,10 +133,11 @@ static void forward(const Plan& plan, const float* inputs, const uint8_t* mask, 
       attention(plan, layer[l], w);
       mlp(plan, layer[l], w, l + 1 == plan.layers);
     }
-    head(plan, layer[plan.layers - 1], inputs, needed, w, outputs);
+    head(plan, layer[plan.layers - 1], inputs, needed, w, outputs, log_std);
     inputs += static_cast<int64_t>(n) * plan.channels;
     mask += n;
     needed += n;
     outputs += n * 2;
+    if (log_std) log_std += n;
   }
 }

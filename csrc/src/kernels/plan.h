@@ -82,6 +82,7 @@ struct Plan {
   int32_t bf16 = 0;  // some product is bf16
   int32_t mask_embedding = 0;
   int32_t residual = 0;
+  int32_t outputs = 2;         // rows of the head: 3 with log sigma
   int32_t low_rank_first = 0;  // layer 0 works on the embedding's factors instead of on D channels
   int32_t rank = 0;            // columns of U, the embedding's factors
   float eps = 0;
@@ -90,8 +91,8 @@ struct Plan {
   Offset layer = 0;  // LayerPlan [layers]
   Matrix se1, se2;
   Offset se1_bias = 0, se2_bias = 0;
-  Offset out_weight = 0;  // float [2][d_ld]
-  Offset out_bias = 0;    // float [2]
+  Offset out_weight = 0;  // float [outputs][d_ld]
+  Offset out_bias = 0;    // float [outputs]
   int32_t max_y_ld = 0, max_score_width = 0, max_score_ld = 0, max_value_ld = 0;
 
   template <typename T>
@@ -115,7 +116,7 @@ struct Workspace {
   float* o;        // [N][heads * max_value_ld]
   float* h;        // [N + 1][hidden_ld]
   float* last;     // [N + 1][d_ld]
-  float* small;    // [se_ld + 3 d_ld] squeeze, gate, gated output weights
+  float* small;    // [se_ld + (1 + outputs) d_ld] squeeze, gate, gated output weights
   uint16_t* half;  // [N + 1][widest row] bf16 copy of a left-hand side
 };
 
@@ -145,14 +146,14 @@ inline size_t lay_out(const Plan& plan, unsigned char* base, Workspace* w) {
   w->o = floats(n * heads * plan.max_value_ld);
   w->h = floats((n + 1) * plan.hidden_ld);
   w->last = floats((n + 1) * d_ld);
-  w->small = floats(plan.se_ld + 3 * d_ld);
+  w->small = floats(plan.se_ld + (1 + plan.outputs) * d_ld);
   w->half = reinterpret_cast<uint16_t*>(take(plan.bf16 ? (n + 1) * widest * 2 : 0));
   return static_cast<size_t>(used);
 }
 
-// One per instruction set. `needed`, `mask`, `inputs`, `outputs` as in network.h.
+// One per instruction set. `needed`, `mask`, `inputs`, `outputs`, `log_std` as in network.h.
 using ForwardFn = void (*)(const Plan& plan, const float* inputs, const uint8_t* mask, const uint8_t* needed,
-                           int64_t batch, float* outputs, void* workspace);
+                           int64_t batch, float* outputs, float* log_std, void* workspace);
 
 // Null where this build or compiler lacks the instruction set.
 ForwardFn generic_forward();

@@ -5,6 +5,7 @@
 
 #include "arguments.h"
 #include "oracle.h"
+#include "pack.h"
 #include "testing.h"
 
 namespace {
@@ -143,6 +144,20 @@ TEST(bundled_models) {
     const auto model = port::Model::load(std::string(PORT_MODELS) + "/" + name + ".safetensors");
     const Poses poses = make_poses(1, model->joints(), 3);
     check_model(model, poses, name, 0.3f);
+  }
+}
+
+// A model with a variance runs; its third row, log sigma, reaches no kernel.
+TEST(log_sigma_is_left_out) {
+  const auto with = random_model("", R"({"width": 16, "layers": 1, "heads": 2, "head_dim": 8, "variance": true})");
+  port::ModelData without = with->data();
+  without.spec.config.variance = false;
+  without.tensors.at("head.out.weight").values.resize(2 * 16);
+  without.tensors.at("head.out.bias").values.resize(2);
+  for (const Precision precision : {Precision::kFloat32, Precision::kFloat16}) {
+    const auto blob = port::pack_for_device(with->data().spec, with->data().tensors, precision);
+    CHECK(blob.bytes == port::pack_for_device(without.spec, without.tensors, precision).bytes);
+    CHECK(!blob.bytes.empty());
   }
 }
 

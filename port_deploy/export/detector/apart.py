@@ -140,6 +140,7 @@ class Apart:
             solved.mask,
             solved.clear,
             affine_scale(affine, len(images)),
+            solved.std,
         )
 
 

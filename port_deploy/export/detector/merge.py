@@ -18,7 +18,7 @@ from port_deploy.detector_info import IMAGENET_MEAN, IMAGENET_STD, DetectorInfo
 from port_deploy.errors import ExportError
 from port_deploy.export.detector.head import Head
 from port_deploy.export.detector.source import IR_VERSION, Source
-from port_deploy.sidecar import INPUTS, OUTPUTS
+from port_deploy.sidecar import INPUTS, OUTPUTS, STD
 
 RAW = {"heatmaps": ("heatmaps",), "simcc": ("simcc_x", "simcc_y")}
 """Names of the detector's outputs as the second graph's inputs."""
@@ -36,7 +36,7 @@ def merge(detector: Any, tail: Any, source: Source, head: Head, info: DetectorIn
 
     Args:
         detector: ModelProto of the detector, in its final precision.
-        tail: ModelProto of what follows: inputs RAW, affine, threshold; outputs joints, confidence, mask.
+        tail: ModelProto of what follows: inputs RAW, affine, threshold; outputs joints, confidence, mask, perhaps std.
         source: The detector as it was read.
         head: Its outputs that are used.
         info: What the artefact's sidecar will say.
@@ -53,7 +53,7 @@ def merge(detector: Any, tail: Any, source: Source, head: Head, info: DetectorIn
 
     image, affine, delta = INPUTS["image"]
     types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
-    ends = set(OUTPUTS["image"]) | {affine, delta}
+    ends = {*OUTPUTS["image"], STD, affine, delta}
     first = onnx.compose.add_prefix(detector, _DETECTOR)
     second = onnx.compose.add_prefix(_at_opset(tail, opset_of(detector)), _PORT)
     _rename(second.graph, {f"{_PORT}{name}": name for name in ends})
@@ -69,6 +69,13 @@ def merge(detector: Any, tail: Any, source: Source, head: Head, info: DetectorIn
     else:
         lead = _lead(info, f"{_DETECTOR}{source.image}", types[source.dtype])
     joints = len(info.order)
+    outputs = [
+        helper.make_tensor_value_info("joints", TensorProto.FLOAT, ["B", joints, 2]),
+        helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["B", joints]),
+        helper.make_tensor_value_info("mask", TensorProto.BOOL, ["B", joints]),
+    ]
+    if any(o.name == STD for o in tail.graph.output):
+        outputs.append(helper.make_tensor_value_info(STD, TensorProto.FLOAT, ["B", joints]))
     graph = helper.make_graph(
         [],
         "port_deploy",
@@ -77,11 +84,7 @@ def merge(detector: Any, tail: Any, source: Source, head: Head, info: DetectorIn
             helper.make_tensor_value_info(affine, TensorProto.FLOAT, ["A", 2, 3]),  # A: B, or 1 for all
             helper.make_tensor_value_info(delta, TensorProto.FLOAT, [1]),
         ],
-        [
-            helper.make_tensor_value_info("joints", TensorProto.FLOAT, ["B", joints, 2]),
-            helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["B", joints]),
-            helper.make_tensor_value_info("mask", TensorProto.BOOL, ["B", joints]),
-        ],
+        outputs,
     )
     graph.initializer.extend(lead[1])
     for part, before in ((first.graph, lead[0]), (second.graph, casts)):

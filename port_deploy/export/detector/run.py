@@ -31,7 +31,7 @@ from port_deploy.export.engine_artefact import write_engine
 from port_deploy.export.graph import build_detector_graph
 from port_deploy.export.run import Exported, ExportOptions, Run, onnx_verified
 from port_deploy.nn.onnx_graph import onnx_graph
-from port_deploy.sidecar import OUTPUTS, Precision
+from port_deploy.sidecar import Precision
 from port_deploy.verify_images import GOLDEN_IMAGES, ImageProblem, image_golden, random_images, verify_images
 from port_deploy.weights import Model, load_model
 
@@ -152,7 +152,7 @@ def tail_of(model: Model, info: DetectorInfo, precision: Precision) -> tuple[Any
     """What follows the detector, as a ModelProto, and the versions of what wrote it."""
     graph = build_detector_graph(model, info, precision)
     names = (*RAW[info.head], "affine", "threshold")
-    return onnx_graph(graph.module, graph.examples, names, OUTPUTS["image"], graph.dynamic_shapes, {0: "B"})
+    return onnx_graph(graph.module, graph.examples, names, graph.outputs, graph.dynamic_shapes, {0: "B"})
 
 
 def read_detector(given: DetectorOptions) -> Source:
