@@ -139,7 +139,7 @@ TEST(in_place) {
     params.rules = device.rules;
     params.joints = same.joints.data();
     params.confidence = same.confidence.data();
-    params.out = {same.joints.data(), same.confidence.data(), mask.data()};
+    params.out = {same.joints.data(), same.confidence.data(), mask.data(), nullptr};
     params.batch = same.batch;
     params.threshold = 0.3f;
     launch_line(params, variant(which));
