@@ -4,7 +4,7 @@
 The promise of the first is *no harm*. A setting is taken only if, on the poses that it is chosen on, the mean error
 falls by more than chance and neither the root-relative nor the aligned error rises; and if the same rule, applied to
 all folds but one, raises none of the three on the folds left out. Otherwise refinement stays off for that detector.
-May use: calibration, metrics, predictions, refiner, weights, errors, NumPy. Test: tests/test_calibrate.py.
+May use: calibration, metrics, predictions, refiner, reliability, weights, errors, NumPy. Test: tests/test_calibrate.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from port_deploy.config import MAX_COORDINATE
 from port_deploy.errors import InputError
 from port_deploy.predictions import Predictions
 from port_deploy.refiner import Refiner
+from port_deploy.reliability import FEWEST, held_out_scale
 from port_deploy.weights import Model, with_changes
 
 Float64Array = NDArray[np.float64]
@@ -51,6 +52,8 @@ class Calibration:
         change_95: Half-width of the 95 % interval of EPE's change on those poses.
         folds: The setting that each fold's others chose.
         kept: False where the rule found harm, and refinement is off.
+        std: Of a model with a variance: ``joints`` that it was measured on, shares ``within`` σ and 2 σ with a scale of
+            1 (``raw``) and on poses that did not choose their scale (``held_out``).
         curve: δ and, with the choice's other fields, the change of EPE and half its 95 % interval over all poses.
     """
 
@@ -62,6 +65,7 @@ class Calibration:
     change_95: float = float("nan")
     folds: tuple[Setting, ...] = ()
     kept: bool = True
+    std: dict[str, Any] = field(default_factory=dict)
     curve: tuple[tuple[float, float, float], ...] = ()
 
     def facts(self) -> dict[str, Any]:
@@ -70,6 +74,8 @@ class Calibration:
         if self.after:
             pairs = ((k, self.before[k], self.after[k]) for k in MEASURES)
             facts["held_out"] = {k: [round(a, 4), round(b, 4)] for k, a, b in pairs if np.isfinite(a)}
+        if self.std:
+            facts["std"] = self.std
         return facts
 
 
@@ -227,6 +233,7 @@ def calibrate(
     best = trials.choose(rows)
     kept = best < len(trials.settings) - 1 and not any(after[m] > before[m] for m in GUARDED)
     setting = trials.settings[best] if kept else Setting.of(model.spec).off()
+    setting, std = _scaled(model, predictions, setting, parts, threads)
     outcome = f"EPE {before['epe']:.2f} to {after['epe']:.2f} px on held-out folds" + ("" if kept else ", so it is off")
     return Calibration(
         setting=setting,
@@ -237,8 +244,27 @@ def calibrate(
         change_95=float(half[0]),
         folds=tuple(trials.settings[c] for c in chosen),
         kept=kept,
+        std=std,
         curve=_curve(trials, rows, trials.settings[best]),
     )
+
+
+def _scaled(
+    model: Model, predictions: Predictions, setting: Setting, parts: Sequence[NDArray[np.int64]], threads: int
+) -> tuple[Setting, dict[str, Any]]:
+    """The setting with the scale of σ that its own repairs ask for, and what `Calibration.std` says of it."""
+    if not model.spec.config.variance:
+        return setting, {}
+    plain = replace(setting, std_scale=1.0)
+    refiner = Refiner.load(with_changes(model, **asdict(plain)), device="cpu", threads=threads)
+    answer = refiner.refine(predictions.detected, predictions.confidence)
+    distance = np.linalg.norm(answer.joints - predictions.joints, axis=-1)
+    distance = np.where(predictions.labelled & answer.mask, distance, np.nan)
+    scale, before, after, joints = held_out_scale(distance, answer.std, parts)
+    if joints < FEWEST:
+        return plain, {"joints": joints}
+    within = {"raw": [round(v, 4) for v in before], "held_out": [round(v, 4) for v in after]}
+    return replace(setting, std_scale=round(scale, 4)), {"joints": joints, "within": within}
 
 
 def subset(predictions: Predictions, rows: NDArray[np.int64]) -> Predictions:

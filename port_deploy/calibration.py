@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that a model keeps for single detectors: δ, reach, fusion and scale of confidence, in the model file itself.
+"""Settings that a model keeps for single detectors: δ, reach, fusion, scales of confidence and σ, in the model file.
 
 They lie in the specification under ``metrics.calibrations``, one entry a detector, which readers that know nothing of
 them pass over. `port_deploy.calibrate` chooses them; `Refiner.load(..., detector=)` uses them.
@@ -30,6 +30,7 @@ class Setting:
     refine: RefineMode
     fusion: float
     confidence_divisor: float
+    std_scale: float = 1.0
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Setting:
@@ -38,7 +39,14 @@ class Setting:
 
     def off(self) -> Setting:
         """This one with nothing below δ: only joints that the detector gave no position for are rebuilt."""
-        return Setting(0.0, self.max_masked, "masked", self.fusion, self.confidence_divisor)
+        return Setting(0.0, self.max_masked, "masked", self.fusion, self.confidence_divisor, self.std_scale)
+
+    def to_json(self, variance: bool) -> dict[str, Any]:
+        """The fields as plain values; ``std_scale`` only where the model has a variance."""
+        values = asdict(self)
+        if not variance:
+            del values["std_scale"]
+        return values
 
     def __str__(self) -> str:
         if self.threshold == 0:
@@ -47,6 +55,7 @@ class Setting:
         return (
             f"δ = {self.threshold:.3g}, {what}, fusion {self.fusion:g}, at most {self.max_masked} masked, "
             f"confidence divided by {self.confidence_divisor:.3g}"
+            + (f", σ times {self.std_scale:.3g}" if self.std_scale != 1 else "")
         )
 
 
@@ -109,7 +118,8 @@ def with_calibration(
     """
     if not detector.strip():
         raise InputError("expected the detector to have a name")
-    entries = dict(model.spec.metrics.get(KEY, {})) | {detector: {**asdict(setting), **facts}}
+    entry = {**setting.to_json(model.spec.config.variance), **facts}
+    entries = dict(model.spec.metrics.get(KEY, {})) | {detector: entry}
     changes: dict[str, Any] = {"metrics": {**model.spec.metrics, KEY: entries}}
     if default:
         changes |= asdict(setting) | {"threshold_source": str(facts.get("source", "calibrated"))}

@@ -3,7 +3,7 @@
 
 Both sides are scored on exactly the same joints: labelled, and given by the detector. What the detector left out and
 the model filled in is told apart (``missing``), since no error before it can be compared with. Without a label of the
-skeleton's root there is no root-relative error. May use: metrics, predictions, refiner, errors, NumPy.
+skeleton's root there is no root-relative error. May use: metrics, predictions, refiner, reliability, errors, NumPy.
 Test: tests/test_evaluate.py.
 """
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from port_deploy import metrics
 from port_deploy.config import MAX_COORDINATE
 from port_deploy.errors import InputError
+from port_deploy.reliability import Reliability, reliability
 
 if TYPE_CHECKING:
     from port_deploy.predictions import Predictions
@@ -81,6 +82,8 @@ class Evaluation:
         truth: [B, N, 2] labels, NaN without one.
         detected: [B, N, 2] joints before.
         joints: [B, N, 2] joints after.
+        std: [B, N] pixels, `Refined.std`; None where the model has no variance.
+        reliability: Whether that is true; None likewise, and where no labelled joint was rebuilt.
     """
 
     detector: Scores
@@ -105,11 +108,14 @@ class Evaluation:
     truth: NDArray[np.float32]
     detected: NDArray[np.float32]
     joints: NDArray[np.float32]
+    std: NDArray[np.float32] | None = None
+    reliability: Reliability | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The figures as plain values; NaN where nothing can be scored."""
-        arrays = ("errors_before", "errors_after", "low", "confidence", "mask", "truth", "detected", "joints")
+        arrays = ("errors_before", "errors_after", "low", "confidence", "mask", "truth", "detected", "joints", "std")
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
+        values["reliability"] = self.reliability and self.reliability.to_json()
         return {**values, "detector": asdict(self.detector), "refined": asdict(self.refined)}
 
 
@@ -139,10 +145,14 @@ def evaluate(
     truth, detected, confidence = predictions.joints[use], predictions.detected[use], predictions.confidence[use]
     labelled, given = predictions.labelled[use], given[use]
     refined, mask = np.empty_like(detected), np.empty(confidence.shape, np.bool_)
+    std = np.full(confidence.shape, np.nan, np.float32)
+    has_std = False
     for start in range(0, len(truth), BATCH):
         part = slice(start, start + BATCH)
         result = refiner.refine(detected[part], confidence[part])
         refined[part], mask[part] = result.joints, result.mask
+        if result.std is not None:
+            std[part], has_std = result.std, True
     low = np.asarray(~(confidence >= refiner.threshold) | ~given, np.bool_)
     scored = labelled & given & np.isfinite(refined).all(-1)
     of, limit, size = _pck_size(predictions, use, pck_of, pck_limit)
@@ -192,6 +202,10 @@ def evaluate(
         truth=truth,
         detected=detected,
         joints=refined,
+        std=std if has_std else None,
+        reliability=reliability(
+            np.where(labelled & mask, np.linalg.norm(refined - truth, axis=-1), np.nan), std, refiner.model.std_scale
+        ),
     )
 
 

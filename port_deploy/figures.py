@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from port_deploy.evaluate import Evaluation
+    from port_deploy.reliability import Reliability
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -104,6 +105,27 @@ def change_by_occlusion(result: Evaluation, seed: int = 0) -> bytes:
     axes.axhline(0, color=INK, linewidth=0.9)
     axes.set_xlabel("joints of a pose below δ (number of poses above the bars)", color=INK)
     axes.set_ylabel("change of the error, px", color=INK)
+    _tidy(axes)
+    figure.tight_layout()
+    return _png(figure)
+
+
+def reliability_plot(found: Reliability) -> bytes:
+    """Predicted against actual error as a PNG: on the diagonal, standard deviations say the truth."""
+    figure = _figure(5.2, 4.6)
+    axes = figure.subplots()
+    ends = [0.8 * min(*found.predicted, *found.actual), 1.25 * max(*found.predicted, *found.actual)]
+    axes.plot(ends, ends, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="the truth")
+    axes.plot(found.predicted, found.actual, "o-", color=AFTER, markersize=5, label="tenths of the joints")
+    if found.scale != 1:
+        raw = [p / found.scale for p in found.predicted]
+        axes.plot(raw, found.actual, "o-", color=BEFORE, markersize=4, label="before the scale")
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("predicted: σ, px (root mean square)", color=INK)
+    axes.set_ylabel("actual error of a coordinate, px (root mean square)", color=INK)
+    shares = " and ".join(f"{v:.0%}" for v in found.within)
+    axes.set_title(f"{shares} within σ and 2 σ ({found.joints:,} joints)", loc="left", size=11, color=INK)
+    axes.legend(frameon=False, fontsize=9)
     _tidy(axes)
     figure.tight_layout()
     return _png(figure)

@@ -145,6 +145,10 @@ def write_report(entries: Sequence[Entry], folder: Path, ablations: Sequence[dic
                 figures.change_by_occlusion(result),
             ),
         ]
+        if result.reliability is not None:
+            parts.append(f"<p>Standard deviations: {escape(str(result.reliability))}.</p>")
+            caption = "Predicted against actual error, of tenths of the repaired joints by their standard deviation"
+            pictures.append(("reliability", caption, figures.reliability_plot(result.reliability)))
         attention = _attention(entry)
         if attention is None:
             parts.append(f"<p>Fig. 6: {escape(NO_TORCH)}</p>")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from port_deploy import metrics
+from port_deploy import Refined, metrics
 from port_deploy.cli.evaluate import main
 from port_deploy.curves import change_by_masked, error_by_confidence
 from port_deploy.errors import InputError
@@ -30,12 +30,12 @@ class Oracle:
 
     def __init__(self, truth: np.ndarray, skeleton: Skeleton, share: float, threshold: float = 0.3) -> None:
         self.truth, self.share, self.threshold = truth, share, threshold
-        self.model = SimpleNamespace(joints=len(skeleton.names), skeleton=skeleton, name="oracle")
+        self.model = SimpleNamespace(joints=len(skeleton.names), skeleton=skeleton, name="oracle", std_scale=1.0)
 
     def refine(self, joints: np.ndarray, confidence: np.ndarray) -> Any:
         mask = ~(confidence >= self.threshold) | ~np.isfinite(joints).all(-1)
         moved = np.where(np.isfinite(joints), joints + self.share * (self.truth - joints), self.truth)
-        return SimpleNamespace(joints=np.where(mask[..., None], moved, joints), confidence=confidence, mask=mask)
+        return Refined(np.where(mask[..., None], moved, joints), confidence, mask)
 
 
 def arrays(skeleton: Skeleton = MPII, batch: int = 6, seed: int = 0) -> dict[str, Any]:

@@ -7,7 +7,6 @@ May use: calibrate, calibration, predictions, curves, weights, errors, cli.commo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from port_deploy.curves import draw_calibration
 from port_deploy.errors import InputError
 from port_deploy.files import check_writable, write_bytes
 from port_deploy.predictions import load_predictions, load_scores
+from port_deploy.reliability import EXPECTED
 from port_deploy.weights import load_model
 
 if TYPE_CHECKING:
@@ -83,11 +83,14 @@ def _command(argv: Sequence[str] | None) -> int:
     if options.output:
         write_bytes(options.output, changed.data)
     if options.json:
-        print_json({"model": model.spec.name, "detector": options.detector, **asdict(found.setting), **found.facts()})
+        chosen = found.setting.to_json(model.spec.config.variance)
+        print_json({"model": model.spec.name, "detector": options.detector, **chosen, **found.facts()})
         return 0
     print(f"{model.spec.name} behind {options.detector}: {found.setting}\n{found.source}")
     if found.after:
         print("\n" + _figures(found))
+    if found.std:
+        print("\n" + _spread(found))
     if not found.kept:
         print("\nno setting was found that does no harm: refinement is off for this detector")
     if options.output:
@@ -107,3 +110,12 @@ def _figures(found: Calibration) -> str:
             half = f"± {found.change_95:.2f}" if measure == "epe" else ""
             rows.append((label, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f} {half}".rstrip()))
     return table(rows, ("px, on poses left out of the choice", "detector", "+ PORT", "change"))
+
+
+def _spread(found: Calibration) -> str:
+    if "within" not in found.std:
+        return f"standard deviations: {found.std['joints']} repaired joints have a label, too few for a scale"
+    labels = {"raw": "as the network says", "held_out": f"times {found.setting.std_scale:.3g}, held out"}
+    rows = [(label, *(f"{v:.1%}" for v in found.std["within"][key])) for key, label in labels.items()]
+    rows.append(("an isotropic Gaussian has", *(f"{v:.1%}" for v in EXPECTED)))
+    return table(rows, (f"standard deviations of {found.std['joints']:,} repaired joints", "within σ", "within 2 σ"))

@@ -128,6 +128,8 @@ def _command(argv: Sequence[str] | None) -> int:
         print(
             f"{result.missing:,} joints that the detector gave no position for: rebuilt {result.missing_epe:.2f} px off"
         )
+    if result.reliability is not None:
+        print(f"standard deviations of {result.reliability.joints:,} repaired joints: {result.reliability}")
     if options.joints:
         print("\n" + _joint_table(result, spec.skeleton.names))
     if options.plot:
