@@ -38,7 +38,8 @@ few visible joints lie close together, which magnifies any rounding; the bounds 
 """
 
 STD_TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 0.1, "bf16": 0.5}
-"""Largest relative error of a standard deviation against the oracle: that of log σ, which rounds as the joints do."""
+"""Largest relative error of a standard deviation against the oracle, which is the absolute one of log σ. hand21 with a
+variance shows at most 0.0003, 0.016 and 0.11 on three seeds, natively, in PyTorch, ONNX Runtime and AOTInductor."""
 
 MAX_CONFIDENCE_ERROR = 0.0
 """Confidence is a value copied out of the heatmap or passed through: it has no arithmetic to go wrong."""

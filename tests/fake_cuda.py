@@ -209,12 +209,12 @@ class FakeCuda:
 
 
 class FakeContext:
-    """An execution context whose engine answers twice the joints, the confidence, and confidence < δ.
+    """An execution context whose engine answers twice the joints, the confidence, confidence < δ, and perhaps std.
 
     As TensorRT's, it has scratch memory: two runs of one context that overlap spoil each other.
     """
 
-    def __init__(self, cuda: FakeCuda, inputs: tuple[str, str, str], outputs: tuple[str, str, str]) -> None:
+    def __init__(self, cuda: FakeCuda, inputs: tuple[str, str, str], outputs: tuple[str, ...]) -> None:
         self.cuda, self.names, self.outputs = cuda, inputs, outputs
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -250,10 +250,12 @@ class FakeContext:
             second = self._array(write[self.names[1]], read[self.names[1]])
             delta = self._array(write[self.names[2]], (1,))
             assert self.scratch is not None
-            joints, confidence, mask = (write[name] for name in self.outputs)
+            joints, confidence, mask, *std = (write[name] for name in self.outputs)
             self._write(joints, self.scratch)
             self._write(confidence, second)
             self._write(mask, second < delta)
+            for address in std:
+                self._write(address, 3 * second)
 
         self.cuda.put(stream, load)
         self.cuda.put(stream, finish)

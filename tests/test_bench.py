@@ -75,6 +75,14 @@ def test_json_leaves_nothing_else_behind(stored):
     assert sorted(p.name for p in stored.parent.iterdir() if p.suffix != ".png") == ["random.safetensors", stored.name]
 
 
+def test_models_with_a_variance_are_timed_too(make_model, tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(make_model(variance=True, layers=1).data)
+    path = tmp_path / "result.json"
+    options = ["--backend", "native-cpu", "torch", "--batch", "1", "--threads", "1", "--seconds", "0.02"]
+    assert bench.main([*options, "--model", str(tmp_path / "m.safetensors"), "--json", str(path)]) == 0
+    assert {r["backend"] for r in json.loads(path.read_text())["rows"]} == {"native-cpu", "torch"}
+
+
 def test_a_backend_beyond_the_tolerance_is_shown_and_ends_with_1(model, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(suite, "tolerance_px", lambda precision: 0.0)  # no float32 is exact
     path = tmp_path / "result.json"

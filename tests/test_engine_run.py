@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,19 @@ from fake_cuda import DeviceArray, FakeContext, FakeCuda
 from port_deploy.backends import cuda_graph, cuda_memory
 from port_deploy.backends.base import HostBuffers
 from port_deploy.backends.engine_backend import TensorRtBackend
+from port_deploy.config import ModelSpec
 from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import BackendUnavailableError, InputError
-from port_deploy.sidecar import INPUTS, OUTPUTS, Sidecar
+from port_deploy.sidecar import INPUTS, Sidecar, outputs_of
 
 SPEC = random_model("soft", layers=1, head_dim=16).spec
 RNG = np.random.default_rng(0)
 
 
-def sidecar(**changes: Any) -> Sidecar:
+def sidecar(spec: ModelSpec = SPEC, **changes: Any) -> Sidecar:
     engine = EngineInfo("tensorrt", "10.9.0", ("8.9",))
     values = {"batch": (4, 8, 16), "engine": engine, "input": "joints"} | changes
-    return Sidecar("engine", "m.engine", "0", 1, SPEC, precision="fp32", **values)
+    return Sidecar("engine", "m.engine", "0", 1, spec, precision="fp32", **values)
 
 
 class Bench:
@@ -41,7 +43,7 @@ class Bench:
         side = sidecar(**changes)
 
         def make(may_record: bool) -> FakeContext:
-            context = FakeContext(cuda, INPUTS[side.input], OUTPUTS[side.input])
+            context = FakeContext(cuda, INPUTS[side.input], outputs_of(side.input, side.spec))
             self.contexts.append(context)
             return context
 
@@ -282,3 +284,23 @@ def test_a_run_that_the_library_refuses(cuda: FakeCuda) -> None:
     bench.contexts[0].refuses = True
     with pytest.raises(BackendUnavailableError, match=r"m\.engine could not be run: its reason"):
         bench.host(9)
+
+
+def test_standard_deviations_are_one_output_more(cuda: FakeCuda) -> None:
+    """Asked for or not, from the host and on the GPU, in pieces."""
+    bench = Bench(cuda, record=False, spec=replace(SPEC, config=replace(SPEC.config, variance=True)))
+    assert bench.backend.gives_std
+    bench.host(20)
+    joints, confidence = RNG.random((20, 21, 2), np.float32), RNG.random((20, 21), np.float32)
+    out = HostBuffers(np.zeros_like(joints), np.zeros_like(confidence), np.zeros((20, 21), np.bool_))
+    out.std = np.zeros((20, 21), np.float32)
+    bench.backend.refine(joints, confidence, 0.3, out)
+    np.testing.assert_array_equal(out.std, 3 * confidence)
+    bench.backend.warm_up()
+    given, there = bench.arrays(20)
+    there.append(DeviceArray(cuda, np.zeros((20, 21), np.float32)))
+    stream = new_stream(cuda)
+    bench.backend.run_on_device(given, 0.3, there, stream)
+    cuda.streams[stream].drain()
+    bench.check(given, there)
+    np.testing.assert_array_equal(there[3].numpy(), 3 * given[1].numpy())

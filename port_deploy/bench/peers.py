@@ -135,7 +135,7 @@ def _bind_torch(program: Any) -> Bind:
             with mode():
                 answer[:] = program(*tensors)
 
-        return Bound(call, lambda: [a.numpy() for a in answer])
+        return Bound(call, lambda: [a.numpy() for a in answer[:3]])  # a fourth: std, which is not compared
 
     return bind
 

@@ -134,7 +134,7 @@ def _of_module(program: Any) -> Make:
     def make(given: list[Any], out: list[Any]) -> Callable[[], object]:
         def queue() -> None:
             with torch.inference_mode():
-                for target, answer in zip(out, program(*given), strict=True):
+                for target, answer in zip(out, program(*given)[:3], strict=True):  # a fourth: std
                     target.copy_(answer)
 
         return queue
