@@ -23,6 +23,7 @@ from port_deploy.weights import (
     load_model,
     model_from_bytes,
     model_to_bytes,
+    rounded,
     save_model,
     with_changes,
 )
@@ -250,6 +251,17 @@ def test_weights_that_are_float16_are_written_as_such() -> None:
     rounded["head.out.bias"] = rounded["head.out.bias"] + np.float32(1e6)
     beyond = model_from_bytes(model_to_bytes(MODEL.spec, rounded), "beyond")
     np.testing.assert_array_equal(beyond.tensors["head.out.bias"], rounded["head.out.bias"])
+
+
+def test_shipped_weights_have_eight_significant_bits() -> None:
+    values = np.concatenate([v.ravel() for v in MODEL.tensors.values()])
+    shipped = rounded(values)
+    np.testing.assert_array_equal(rounded(shipped), shipped)
+    np.testing.assert_array_equal(half(shipped), shipped)
+    normal = np.abs(values) > 2.0**-14
+    assert (np.abs(shipped - values)[normal] <= 2.0**-8 * np.abs(values[normal])).all()
+    assert len(np.unique(np.round(np.frexp(shipped[normal])[0] * 2**12) % 16)) == 1
+    np.testing.assert_array_equal(rounded(np.array([0.0, 1e6, -1.0])), np.float32([0.0, 65504.0, -1.0]))
 
 
 def test_float16_weights_are_read_by_both() -> None:

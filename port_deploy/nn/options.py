@@ -38,7 +38,8 @@ class TrainOptions:
         masked_noise: Location error of masked joints in ``paper`` training, in sizes of the pose.
         start: A model file whose weights are the initial ones, of any skeleton; None: random weights.
         simulate: Numbers of the simulated detector that are not the skeleton's own (`nn.detector_model`).
-        store: ``fp32``, or ``fp16``: the weights that are kept are rounded to float16, and the file is half as large.
+        store: ``fp32``, or ``fp16``: the weights that are kept are rounded (`weights.rounded`), and the file is half as
+            large.
         precision: ``fp32``, or ``bf16`` for the encoder's matrix products in training.
         variance_only: Nothing learns but the variance of the model ``start`` (nn/train_variance.py).
     """

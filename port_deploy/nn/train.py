@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +33,7 @@ from port_deploy.nn.muon import Muon
 from port_deploy.nn.options import TrainOptions
 from port_deploy.nn.port import Port
 from port_deploy.nn.simulated_detector import Graph, redefine, simulate_detector
-from port_deploy.weights import Model, half, load_model, save_model
+from port_deploy.weights import Model, load_model, rounded, save_model
 
 HELD_OUT_POSES = 1024
 """Most held-out poses of one source that score a checkpoint."""
@@ -131,7 +130,7 @@ class Trainer:
                 self.progress.best_score, self.progress.best_epoch = scores["score"], self.progress.epoch
                 kept = {k: v.numpy() for k, v in self.average.items()}
                 if self.options.store == "fp16":
-                    kept = {k: half(v).astype(np.float32) for k, v in kept.items()}
+                    kept = {k: rounded(v) for k, v in kept.items()}
                 save_model(self.model_path, self._card(scores), kept)
             save_checkpoint(
                 self.checkpoint, self.port, self.average, self.optimiser, self.progress, self._plain_recipe()
