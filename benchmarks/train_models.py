@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from port_deploy.calibration import Setting, with_calibration
@@ -38,7 +38,7 @@ BODIES = (
     "jhmdb_body15.npz:0.3:ignore=neck",
 )
 CMU = ("cmu_mocap_body17.npz:1:face",)
-RECONSTRUCT = "eq. 14: masked joints are replaced, not blended; no label used"
+RECONSTRUCT = "eq. 14: masked joints are replaced, not blended, however many; no label used"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Recipe:
         options: Further options of port-train.
         simulated: File of poses on whose simulated detections the setting is chosen; None: ``options`` give it.
         licence: Of the weights.
+        detectors: Names of detectors and the files of their answers, for which a setting is chosen and kept as well.
     """
 
     skeleton: str
@@ -64,6 +65,7 @@ class Recipe:
     options: tuple[str, ...] = ()
     simulated: str | None = None
     licence: str = RESEARCH
+    detectors: tuple[tuple[str, str], ...] = ()
 
     def files(self, folder: Path) -> list[str]:
         """``--data`` and ``--hold-out`` options; a face is for skeletons that have one."""
@@ -77,17 +79,20 @@ BODY = ("--confidence-divisor", "0.9", "--threshold", "0.5", "--max-masked", "12
 SUBJECTS = ("subject=9,11", "train=0")
 FREE_BODY = "free use (CMU motion capture: no restriction stated at its source)"
 FREE_HAND = "MIT (the training data's)"
+MOBILENET = (("mobilenetv2", "panoptic_dev_hand21.npz"),)
+BODY_DETECTORS = (("lite-hrnet18", "photos774_body17_litehrnet.npz"), ("openpose", "lsp_body14_openpose.npz"))
+SIGNS = "signlex_mediapipe_hand21.npz"
 RECIPES = {
-    "hand21": Recipe("hand21", HANDS, 120, ("subject=6",), None, (*HAND, "--average", "0.9995"), MANO),
-    "hand21-free": Recipe(
-        "hand21", ("signlex_mediapipe_hand21.npz:1",), 30, (), None, HAND, "signlex_mediapipe_hand21.npz", FREE_HAND
+    "hand21": Recipe(
+        "hand21", HANDS, 120, ("subject=6",), None, (*HAND, "--average", "0.9995"), MANO, RESEARCH, MOBILENET
     ),
+    "hand21-free": Recipe("hand21", (f"{SIGNS}:1",), 30, (), None, HAND, SIGNS, FREE_HAND, MOBILENET),
     "h36m17": Recipe("h36m17", BODIES, 36, SUBJECTS, None, BODY),
-    "coco17": Recipe("coco17", BODIES, 16, SUBJECTS, "h36m17", BODY),
-    "mpii16": Recipe("mpii16", BODIES, 16, SUBJECTS, "h36m17", BODY),
+    "coco17": Recipe("coco17", BODIES, 16, SUBJECTS, "h36m17", BODY, None, RESEARCH, BODY_DETECTORS),
+    "mpii16": Recipe("mpii16", BODIES, 16, SUBJECTS, "h36m17", BODY, None, RESEARCH, BODY_DETECTORS),
     "h36m17-free": Recipe("h36m17", CMU, 24, ("train=0",), None, BODY, None, FREE_BODY),
-    "coco17-free": Recipe("coco17", CMU, 12, ("train=0",), "h36m17-free", BODY, None, FREE_BODY),
-    "mpii16-free": Recipe("mpii16", CMU, 12, ("train=0",), "h36m17-free", BODY, None, FREE_BODY),
+    "coco17-free": Recipe("coco17", CMU, 12, ("train=0",), "h36m17-free", BODY, None, FREE_BODY, BODY_DETECTORS),
+    "mpii16-free": Recipe("mpii16", CMU, 12, ("train=0",), "h36m17-free", BODY, None, FREE_BODY, BODY_DETECTORS),
 }
 COMMON = (
     *("--kind", "soft", "--optimiser", "muon", "--lr", "5e-3", "--batch", "128", "--epoch-poses", "51200"),
@@ -129,9 +134,14 @@ def build(name: str, data: Path, output: Path, seed: int, threads: int) -> Path:
     varied = _trained(output / name / "variance", name, alone)
     model = load_model(varied)
     if not recipe.simulated:
-        setting = Setting(**asdict(Setting.of(model.spec)) | {"fusion": 1.0})
+        setting = replace(Setting.of(model.spec), fusion=1.0, max_masked=model.spec.joints)
         model = with_calibration(model, "reconstruct", setting, {"source": RECONSTRUCT})
-    write_bytes(final, model.data)
+    kept = output / name / "settings.safetensors"
+    write_bytes(kept, model.data)
+    for detector, answers in recipe.detectors:
+        options = ["--detector", detector, "--threads", "1", "-o", str(kept)]
+        _do(calibrate.main, [str(data / answers), "--model", str(kept), *options])
+    write_bytes(final, kept.read_bytes())
     return final
 
 
