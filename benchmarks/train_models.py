@@ -83,16 +83,18 @@ MOBILENET = (("mobilenetv2", "panoptic_dev_hand21.npz"),)
 BODY_DETECTORS = (("lite-hrnet18", "photos774_body17_litehrnet.npz"), ("openpose", "lsp_body14_openpose.npz"))
 SIGNS = "signlex_mediapipe_hand21.npz"
 RECIPES = {
+    "hand21-first": Recipe("hand21", HANDS, 120, ("subject=6",), None, (*HAND, "--average", "0.9995"), MANO),
     "hand21": Recipe(
-        "hand21", HANDS, 120, ("subject=6",), None, (*HAND, "--average", "0.9995"), MANO, RESEARCH, MOBILENET
+        *("hand21", HANDS, 110, ("subject=6",), "hand21-first"),
+        *((*HAND, "--average", "0.9995", "--lr", "4e-3"), MANO, RESEARCH, MOBILENET),
     ),
-    "hand21-free": Recipe("hand21", (f"{SIGNS}:1",), 30, (), None, HAND, SIGNS, FREE_HAND, MOBILENET),
+    "hand21-free": Recipe("hand21", (f"{SIGNS}:1",), 20, (), None, HAND, SIGNS, FREE_HAND, MOBILENET),
     "h36m17": Recipe("h36m17", BODIES, 36, SUBJECTS, None, BODY),
     "coco17": Recipe("coco17", BODIES, 16, SUBJECTS, "h36m17", BODY, None, RESEARCH, BODY_DETECTORS),
-    "mpii16": Recipe("mpii16", BODIES, 16, SUBJECTS, "h36m17", BODY, None, RESEARCH, BODY_DETECTORS),
-    "h36m17-free": Recipe("h36m17", CMU, 24, ("train=0",), None, BODY, None, FREE_BODY),
-    "coco17-free": Recipe("coco17", CMU, 12, ("train=0",), "h36m17-free", BODY, None, FREE_BODY, BODY_DETECTORS),
-    "mpii16-free": Recipe("mpii16", CMU, 12, ("train=0",), "h36m17-free", BODY, None, FREE_BODY, BODY_DETECTORS),
+    "mpii16": Recipe("mpii16", BODIES, 12, SUBJECTS, "h36m17", BODY, None, RESEARCH, BODY_DETECTORS),
+    "h36m17-free": Recipe("h36m17", CMU, 16, ("train=0",), None, BODY, None, FREE_BODY),
+    "coco17-free": Recipe("coco17", CMU, 8, ("train=0",), "h36m17-free", BODY, None, FREE_BODY, BODY_DETECTORS),
+    "mpii16-free": Recipe("mpii16", CMU, 8, ("train=0",), "h36m17-free", BODY, None, FREE_BODY, BODY_DETECTORS),
 }
 COMMON = (
     *("--kind", "soft", "--optimiser", "muon", "--lr", "5e-3", "--batch", "128", "--epoch-poses", "51200"),
@@ -103,44 +105,55 @@ VARIANCE = ("--variance-only", "--store", "fp16")
 """Options of every training of a variance."""
 
 
-def build(name: str, data: Path, output: Path, seed: int, threads: int) -> Path:
-    """The finished model file; steps that are done are passed over.
+@dataclass(frozen=True)
+class Run:
+    """Where a run reads and writes, and with what.
 
-    Args:
-        name: One of RECIPES.
+    Attributes:
         data: Folder of the data.
         output: Folder of all runs and finished models.
         seed: Of every step.
         threads: That compute.
     """
-    recipe, final = RECIPES[name], output / f"{name}.safetensors"
+
+    data: Path
+    output: Path
+    seed: int = 0
+    threads: int = 1
+
+    @property
+    def shared(self) -> list[str]:
+        """Options of every training."""
+        return ["--seed", str(self.seed), "--threads", str(self.threads)]
+
+
+def train_joints(name: str, where: Run) -> Path:
+    """The model's joints, after those of the model that it starts from."""
+    recipe = RECIPES[name]
+    start = ["--start", str(train_joints(recipe.start, where))] if recipe.start else []
+    named = ["--skeleton", recipe.skeleton, "--name", name, "--licence", recipe.licence]
+    options = [*named, *recipe.files(where.data), *COMMON, "--epochs", str(recipe.epochs), *recipe.options]
+    return _trained(where.output / name / "joints", name, [*options, *where.shared, *start])
+
+
+def build(name: str, where: Run) -> Path:
+    """The finished model file; steps that are done are passed over."""
+    recipe, final, folder = RECIPES[name], where.output / f"{name}.safetensors", where.output / name
     if final.exists():
         return final
-    shared = ("--seed", str(seed), "--threads", str(threads))
-    start = build(recipe.start, data, output, seed, threads) if recipe.start else None
-    files = recipe.files(data)
-    joints = _trained(
-        output / name / "joints",
-        name,
-        [
-            *("--skeleton", recipe.skeleton, "--name", name, "--licence", recipe.licence, *files, *COMMON),
-            *("--epochs", str(recipe.epochs), *recipe.options, *shared),
-            *(("--start", str(output / f"{recipe.start}" / "joints" / f"{recipe.start}.safetensors")) if start else ()),
-        ],
-    )
+    joints = train_joints(name, where)
     if recipe.simulated:
-        joints = _set_by_simulation(joints, data / recipe.simulated, recipe.skeleton, output / name)
-    alone = [*VARIANCE, "--start", str(joints), *files, *shared]
-    varied = _trained(output / name / "variance", name, alone)
-    model = load_model(varied)
+        joints = _set_by_simulation(joints, where.data / recipe.simulated, recipe.skeleton, folder)
+    alone = [*VARIANCE, "--start", str(joints), *recipe.files(where.data), *where.shared]
+    model = load_model(_trained(folder / "variance", name, alone))
     if not recipe.simulated:
         setting = replace(Setting.of(model.spec), fusion=1.0, max_masked=model.spec.joints)
         model = with_calibration(model, "reconstruct", setting, {"source": RECONSTRUCT})
-    kept = output / name / "settings.safetensors"
+    kept = folder / "settings.safetensors"
     write_bytes(kept, model.data)
     for detector, answers in recipe.detectors:
         options = ["--detector", detector, "--threads", "1", "-o", str(kept)]
-        _do(calibrate.main, [str(data / answers), "--model", str(kept), *options])
+        _do(calibrate.main, [str(where.data / answers), "--model", str(kept), *options])
     write_bytes(final, kept.read_bytes())
     return final
 
@@ -187,16 +200,14 @@ def command(argv: list[str] | None) -> int:
     p.add_argument("--list", action="store_true", help="the models and what they are trained from")
     options = p.parse_args(argv)
     if options.list:
-        rows = [
-            (n, r.skeleton, f"{r.epochs * 51_200:,}", r.start or "–", ", ".join(r.data)) for n, r in RECIPES.items()
-        ]
-        print(text_table(rows, ("model", "skeleton", "views", "starts from", "data")))
+        rows = [(n, r.skeleton, f"{r.epochs * 51_200:,}", r.start or "–") for n, r in RECIPES.items()]
+        print(text_table(rows, ("model", "skeleton", "views", "starts from")))
         return 0
     if options.name not in RECIPES:
         raise InputError(f"expected one of {', '.join(RECIPES)}, got {options.name!r}")
     if options.data is None:
         raise InputError("expected the folder of the research data after the model's name")
-    path = build(options.name, options.data, options.output, options.seed, options.threads)
+    path = build(options.name, Run(options.data, options.output, options.seed, options.threads))
     return compare(options.name, path)
 
 

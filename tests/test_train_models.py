@@ -62,7 +62,7 @@ def test_recipe_trains_and_goes_on(
     assert (spec.name, spec.licence, spec.fusion, spec.config.variance) == ("coco17-free", "CC0", 0.25, True)
     assert spec.metrics["calibrations"]["reconstruct"]["fusion"] == 1.0
     assert spec.training["options"]["start"] == "h36m17-free.safetensors"
-    assert (output / "h36m17-free.safetensors").exists()
+    assert (output / "h36m17-free" / "joints" / "h36m17-free.safetensors").exists()
     capsys.readouterr()
     assert models.main(command) == 0
     assert "train " not in capsys.readouterr().err
