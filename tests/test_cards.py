@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the cards' simulated detector needs torch")
 
-from port_deploy.weights import bundled_models, load_model  # noqa: E402
+from port_deploy.weights import bundled_models, load_model
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "port_deploy" / "data" / "models"
