@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from port_deploy import calibrate as module
-from port_deploy.calibrate import calibrate, candidates, from_scores, run_trials
+from port_deploy import calibrate_trials
+from port_deploy.calibrate import calibrate, candidates, from_scores
+from port_deploy.calibrate_trials import Trials, run_trials
 from port_deploy.calibration import KEY, Setting, calibrated, detectors, with_calibration
 from port_deploy.cli.calibrate import main
 from port_deploy.cli.info import headline
@@ -60,7 +62,7 @@ def knowing(monkeypatch: pytest.MonkeyPatch, truth: np.ndarray, noise: float) ->
             answer = truth + noise * np.random.default_rng(1).normal(size=truth.shape)
             return SimpleNamespace(joints=answer.astype(np.float32), mask=np.ones(confidence.shape, bool))
 
-    monkeypatch.setattr(module, "Refiner", Knowing)
+    monkeypatch.setattr(calibrate_trials, "Refiner", Knowing)
 
 
 def test_it_masks_what_the_model_knows_better(model: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +225,7 @@ def test_every_guarded_error_counts_in_the_choice() -> None:
     poses = 50
     means = {"epe": (8.99, 9.0, 10.0), "epe_root": (15.9, 14.4, 16.0), "p_epe": (7.0, 7.0, 8.0)}
     sums = {m: np.repeat(np.array(v)[:, None], poses, 1) for m, v in means.items()}
-    trials = module.Trials(settings, sums, dict.fromkeys(means, np.ones(poses)))
+    trials = Trials(settings, sums, dict.fromkeys(means, np.ones(poses)))
     assert trials.choose(np.arange(poses)) == 1
     sums["p_epe"][1] = 8.1  # harm
     assert trials.choose(np.arange(poses)) == 0
