@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from port_deploy.calibrate import MEASURES, Calibration, calibrate, from_scores
+from port_deploy.calibrate import Calibration, calibrate, from_scores
+from port_deploy.calibrate_trials import MEASURES
 from port_deploy.calibration import with_calibration
 from port_deploy.cli.common import Parser, print_json, run, table
 from port_deploy.curves import draw_calibration
