@@ -198,16 +198,18 @@ def _held_out(model: Model) -> list[str]:
         figures = (s["detector_masked"], s["error_masked"], s["detector_visible"], s["error_visible"])
         lines.append(f"| {name} | " + " | ".join(f"{v:.1f}" for v in figures) + " |")
     if "held_out_variance" in metrics:
+        which = ("masked", "visible") if model.spec.refine == "all" else ("masked",)
+        heads = [f"{h}: {k}σ" for h in ("hidden", "seen")[: len(which)] for k in ("", "2 ")]
         lines += [
             "",
             "Predicted standard deviation: per cent of the changed joints that lie within σ and 2 σ of where it "
             "puts them (an isotropic Gaussian: 39 and 86).",
             "",
-            "| source | hidden: σ | hidden: 2 σ | seen: σ | seen: 2 σ |",
-            "| --- | ---: | ---: | ---: | ---: |",
+            f"| source | {' | '.join(heads)} |",
+            "| --- |" + " ---: |" * len(heads),
         ]
         for name, s in metrics["held_out_variance"]["sources"].items():
-            figures = (s[f"within_{k}_{w}"] for w in ("masked", "visible") for k in (1, 2))
+            figures = (s[f"within_{k}_{w}"] for w in which for k in (1, 2))
             lines.append(f"| {name} | " + " | ".join(f"{v:.0f}" for v in figures) + " |")
     return lines
 
