@@ -26,7 +26,7 @@ from port_deploy.refiner import Refiner
 from port_deploy.reliability import FEWEST, held_out_scale
 from port_deploy.weights import Model, with_changes
 
-PERCENTILES = (2, 5, 10, 15, 20, 25, 30, 35, 40, 50)
+PERCENTILES = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 50)
 """Percentiles of the detector's scores that are tried as δ (the paper sweeps up to 40)."""
 FUSIONS = (0.5, 0.75, 1.0)
 FULL_PERCENTILE = 95
