@@ -87,8 +87,7 @@ SEEN_BODIES = (
 )
 BODY_LIMITS = (
     "On real detectors it repairs little: joints of low confidence lie mostly on unusual limbs, near their place or "
-    "plausibly wrong, and moving them towards the usual gains as often as it loses. Hence fusion 0.25, which does "
-    "no harm; "
+    "plausibly wrong, and moving them towards the usual gains as often as it loses. Hence fusion 0.25; "
     '`Refiner.load(…, detector="reconstruct")` replaces masked joints outright, as in eq. (14): right where something '
     "really hides them and the detector is lost. Run `port-calibrate` on your detector first.",
     "Legs out of the picture are rebuilt where a standing person's would be: plausible, not known.",
@@ -120,7 +119,11 @@ NOTES: dict[str, tuple[str, ...]] = {
         *BODY_LIMITS,
     ),
     "h36m17": BODY_LIMITS,
-    "h36m17-free": ("Its poses are CMU's alone, 4,235 of them, whose thorax and neck lie elsewhere.", *BODY_LIMITS),
+    "h36m17-free": (
+        "Its poses are CMU's alone, 4,235 of them, whose hips, thorax and neck lie elsewhere than in the other sets: "
+        "behind detectors of other conventions it may harm (see above).",
+        *BODY_LIMITS,
+    ),
 }
 """Model -> its limits."""
 
