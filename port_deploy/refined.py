@@ -31,7 +31,7 @@ class Refined(_Answer):
         mask: [B, N] bool: the joint was rebuilt. From `decode`: it is missing or below the threshold.
         std: [B, N] float32, pixels: standard deviation of x, and of y, of each rebuilt joint; NaN where the mask is
             False. A joint lies within std of its true place with 39 %, within 2 std with 86 % (of an isotropic
-            Gaussian). None where the model has no variance (or the backend does not compute it: native-cuda).
+            Gaussian). None where the model has no variance.
     """
 
     std: Any = None
@@ -118,7 +118,7 @@ def outputs(out: Any, batch: int, joints: int, wrap: Wrap | None, std: bool = Fa
     return buffers, given
 
 
-NO_STD = "expected out without std: this model has no variance (port-train --variance-only), or its backend none"
+NO_STD = "expected out without std: this model has no variance (port-train --variance-only)"
 
 
 def as_refined(out: Any) -> Refined:

@@ -100,9 +100,11 @@ def _outputs(out: Any, like: Any, name: str, batch: int, backend: Any) -> Output
         given = as_refined(out)
         if given.std is not None and not std:
             raise InputError(NO_STD)
-        if not std:
+        if given.std is not None:
+            return (*given, given.std)
+        if not std or not getattr(backend, "needs_std", True):
             return tuple(given)
-        return (*given, empty_like(like, name)((batch, joints), "float32") if given.std is None else given.std)
+        return (*given, empty_like(like, name)((batch, joints), "float32"))
     make = empty_like(like, name)
     fresh = (
         make((batch, joints, 2), "float32"),

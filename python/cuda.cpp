@@ -55,13 +55,14 @@ HeatmapView device_maps(Address data, const std::string& dtype, const std::array
   return view;
 }
 
-Output device_output(const std::array<Address, 3>& out) {
-  return {at<float>(out[0]), at<float>(out[1]), at<std::uint8_t>(out[2])};
+// Joints, confidence, mask, std.
+Output device_output(const std::array<Address, 4>& out) {
+  return {at<float>(out[0]), at<float>(out[1]), at<std::uint8_t>(out[2]), at<float>(out[3])};
 }
 
-// Threshold, joints, confidence, mask.
-CudaLayerOutput layer_output(const std::array<Address, 4>& out) {
-  return {at<const float>(out[0]), at<float>(out[1]), at<float>(out[2]), at<std::int32_t>(out[3])};
+// Threshold, joints, confidence, mask, std.
+CudaLayerOutput layer_output(const std::array<Address, 5>& out) {
+  return {at<const float>(out[0]), at<float>(out[1]), at<float>(out[2]), at<std::int32_t>(out[3]), at<float>(out[4])};
 }
 
 std::shared_ptr<const Model> read_model(const py::buffer& data, const std::string& source) {
@@ -86,6 +87,7 @@ py::dict engine_layer(const py::buffer& data, const std::string& source, const s
   out["threads"] = layer.threads;
   out["shared_bytes"] = layer.shared_bytes;
   out["state_words"] = layer.state_words;
+  out["std"] = layer.std;
   out["weights"] = as_bytes(layer.weights);
   out["constants"] = as_bytes(layer.constants);
   return out;
@@ -107,7 +109,7 @@ class Gpu {
   }
 
   void refine(Address joints, Address confidence, std::int64_t batch, float threshold,
-              const std::array<Address, 3>& out, Address stream) const {
+              const std::array<Address, 4>& out, Address stream) const {
     const py::gil_scoped_release released;
     refiner->refine(at<const float>(joints), at<const float>(confidence), batch, threshold, device_output(out),
                     at<CUstream_st>(stream));
@@ -115,13 +117,13 @@ class Gpu {
 
   void run(Address maps, const std::string& dtype, const std::array<std::int64_t, 4>& shape,
            const std::array<std::int64_t, 3>& strides, Address affine, float threshold,
-           const std::array<Address, 3>& out, Address stream) const {
+           const std::array<Address, 4>& out, Address stream) const {
     const HeatmapView view = device_maps(maps, dtype, shape, strides);
     const py::gil_scoped_release released;
     refiner->run(view, at<const float>(affine), threshold, device_output(out), at<CUstream_st>(stream));
   }
 
-  void refine_layer(Address joints, Address confidence, std::int64_t batch, const std::array<Address, 4>& out,
+  void refine_layer(Address joints, Address confidence, std::int64_t batch, const std::array<Address, 5>& out,
                     Address stream) const {
     const py::gil_scoped_release released;
     refiner->refine(at<const float>(joints), at<const float>(confidence), batch, layer_output(out),
@@ -129,7 +131,7 @@ class Gpu {
   }
 
   void run_layer(Address maps, const std::array<std::int64_t, 4>& shape, Address affine,
-                 const std::array<Address, 4>& out, Address stream) const {
+                 const std::array<Address, 5>& out, Address stream) const {
     const HeatmapView view =
         device_maps(maps, "float32", shape, {shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3]});
     const py::gil_scoped_release released;
@@ -137,20 +139,24 @@ class Gpu {
   }
 
   void refine_host(const py::array& joints, const py::array& confidence, float threshold, const py::array& out_joints,
-                   const py::array& out_confidence, const py::array& out_mask) const {
+                   const py::array& out_confidence, const py::array& out_mask,
+                   const std::optional<py::array>& out_std) const {
     const py::ssize_t batch = joints.ndim() > 0 ? joints.shape(0) : 0;
     const py::ssize_t count = refiner->model().joints();
     const auto* points = static_cast<const float*>(dense(joints, "joints", 'f', 4, {batch, count, 2}, false));
     const auto* scores = static_cast<const float*>(dense(confidence, "confidence", 'f', 4, {batch, count}, false));
-    const Output out = output(out_joints, out_confidence, out_mask, batch, count);
+    Output out = output(out_joints, out_confidence, out_mask, batch, count);
+    if (out_std) add_std(*out_std, out_joints, out_confidence, out_mask, batch, count, &out);
     const py::gil_scoped_release released;
     host->refine(points, scores, batch, threshold, out);
   }
 
   void run_host(const py::array& heatmaps, const std::optional<py::array>& affine, float threshold,
-                const py::array& out_joints, const py::array& out_confidence, const py::array& out_mask) const {
+                const py::array& out_joints, const py::array& out_confidence, const py::array& out_mask,
+                const std::optional<py::array>& out_std) const {
     const HeatmapView view = heatmap_view(heatmaps);
-    const Output out = output(out_joints, out_confidence, out_mask, view.batch, view.joints);
+    Output out = output(out_joints, out_confidence, out_mask, view.batch, view.joints);
+    if (out_std) add_std(*out_std, out_joints, out_confidence, out_mask, view.batch, view.joints, &out);
     const float* matrix = nullptr;
     if (affine) matrix = static_cast<const float*>(dense(*affine, "affine", 'f', 4, {view.batch, 2, 3}, false));
     const py::gil_scoped_release released;
@@ -167,7 +173,8 @@ void decode_on_device(Address maps, const std::string& dtype, const std::array<s
   const HeatmapView view = device_maps(maps, dtype, shape, strides);
   const Codec parsed = codec_from_string(codec);
   const py::gil_scoped_release released;
-  cuda_decode(view, parsed, temperature, threshold, device_output(out), device, at<CUstream_st>(stream));
+  const Output decoded{at<float>(out[0]), at<float>(out[1]), at<std::uint8_t>(out[2])};
+  cuda_decode(view, parsed, temperature, threshold, decoded, device, at<CUstream_st>(stream));
 }
 
 }  // namespace
@@ -187,9 +194,9 @@ void bind_cuda(py::module_& m) {
       .def("run_layer", &Gpu::run_layer, py::arg("maps"), py::arg("shape"), py::arg("affine"), py::arg("out"),
            py::arg("stream"))
       .def("refine_host", &Gpu::refine_host, py::arg("joints"), py::arg("confidence"), py::arg("threshold"),
-           py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"))
+           py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"), py::arg("out_std") = py::none())
       .def("run_host", &Gpu::run_host, py::arg("heatmaps"), py::arg("affine").none(true), py::arg("threshold"),
-           py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"))
+           py::arg("out_joints"), py::arg("out_confidence"), py::arg("out_mask"), py::arg("out_std") = py::none())
       .def("variant", [](const Gpu& gpu, std::int64_t batch) { return to_string(gpu.refiner->variant(batch)); })
       .def_property_readonly("device", [](const Gpu& gpu) { return gpu.refiner->device(); })
       .def_property_readonly("weight_bytes", [](const Gpu& gpu) { return gpu.refiner->weight_bytes(); })

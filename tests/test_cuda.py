@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import random_model
 
 from port_deploy import Refiner, decode
 from port_deploy.errors import BackendUnavailableError
+from port_deploy.verify import STD_TOLERANCE
 
 torch = pytest.importorskip("torch", reason="the arrays on the GPU are PyTorch's")
 
@@ -30,7 +32,7 @@ def poses(batch: int, joints: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return places, rng.uniform(0, 0.9, (batch, joints)).astype(np.float32)
 
 
-def gpu_refiner(model: str, precision: str, variant: str | None = None) -> Refiner:
+def gpu_refiner(model: Any, precision: str, variant: str | None = None) -> Refiner:
     options: dict[str, Any] = {} if variant is None else {"variant": variant}
     try:
         return Refiner.load(model, device="cuda", precision=precision, threshold=0.3, **options)
@@ -120,6 +122,34 @@ def test_nothing_is_allocated_with_out() -> None:
     assert torch.cuda.mem_get_info()[0] == free
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_standard_deviations(precision: str, variant: str | None) -> None:
+    if precision == "fp32" and variant not in (None, "block"):
+        pytest.skip("fp32 runs as block only")
+    model: Any = random_model("soft", "hand21", variance=True, std_scale=1.3)
+    gpu, cpu = gpu_refiner(model, precision, variant), Refiner.load(model, device="cpu", threshold=0.3)
+    for batch in (0, 1, 2, 33, 133, 529):
+        joints, confidence = poses(batch, 21, batch)
+        want = cpu.refine(joints, confidence)
+        there = torch.from_numpy(joints).cuda(), torch.from_numpy(confidence).cuda()
+        got = gpu.refine(*there)
+        # NaN where the mask is False, on both sides
+        np.testing.assert_allclose(got.std.cpu().numpy(), want.std, rtol=STD_TOLERANCE[precision])
+        three = tuple(torch.full_like(t, 1) for t in got)
+        fewer = gpu.refine(*there, out=three)
+        assert fewer.std is None
+        assert torch.equal(three[0].view(torch.int32), got.joints.view(torch.int32))
+        host = gpu.refine(joints, confidence)
+        np.testing.assert_array_equal(host.std, got.std.cpu().numpy())
+        out = (*three, torch.full_like(got.confidence, -7))
+        assert gpu.refine(*there, out=out).std is out[3]
+        assert torch.equal(out[3].view(torch.int32), got.std.view(torch.int32))
+    maps = torch.rand(5, 21, 64, 48).pow(8)
+    want = cpu(maps.numpy())
+    np.testing.assert_allclose(gpu(maps.cuda()).std.cpu().numpy(), want.std, rtol=STD_TOLERANCE[precision])
+
+
 def test_one_refiner_from_many_threads_and_streams() -> None:
     refiner = gpu_refiner("hand21", "fp16")
     wrong: list[int] = []
@@ -154,7 +184,7 @@ def test_two_gpus() -> None:
     assert torch.cuda.current_device() == 0
 
 
-@pytest.mark.parametrize("model", ["hand21", "mpii16"])
+@pytest.mark.parametrize("model", ["hand21", "mpii16", "variance"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("kind", ["joints", "heatmaps"])
 def test_the_ptx_of_an_engines_layer(model: str, precision: Any, kind: str) -> None:
@@ -170,11 +200,12 @@ def test_the_ptx_of_an_engines_layer(model: str, precision: Any, kind: str) -> N
     driver = pytest.importorskip("cuda.bindings.driver")
     if not any(fused_kernel.layers_folder().glob("port_line_*.ptx")):
         pytest.fail("a GPU is here, and the core was built without kernels: PORT_CUDA=ON pip install .")
-    loaded, size, batch = load_model(model), (48, 64), 9
+    loaded = random_model("soft", "hand21", variance=True) if model == "variance" else load_model(model)
+    size, batch = (48, 64), 9
     count = loaded.spec.joints
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     kernel = fused_kernel.make_kernel(loaded, precision, size if kind == "heatmaps" else None, capability)
-    core = gpu_refiner(model, precision, "block")
+    core = gpu_refiner(loaded, precision, "block")
     if kind == "joints":
         first, second = (torch.from_numpy(a).cuda() for a in poses(batch, count, 5))
         want = core.refine(first, second)
@@ -189,6 +220,7 @@ def test_the_ptx_of_an_engines_layer(model: str, precision: Any, kind: str) -> N
         torch.full((batch, count), -7.0, device="cuda"),
     )
     state = torch.full((batch, kernel.state_words), -7, dtype=torch.int32, device="cuda")
+    std = torch.full((batch, count), -7.0, device="cuda")
     torch.cuda.synchronize()
 
     def must(answer: Any) -> Any:
@@ -197,15 +229,19 @@ def test_the_ptx_of_an_engines_layer(model: str, precision: Any, kind: str) -> N
 
     module = must(driver.cuModuleLoadData(kernel.ptx.encode() + b"\0"))
     function = must(driver.cuModuleGetFunction(module, fused_kernel.ENTRY.encode()))
-    tensors = [first, second, threshold, weights], [joints, confidence, state]
+    written = [joints, confidence, state, std] if kernel.std else [joints, confidence, state]
+    tensors = [first, second, threshold, weights], written
     values = (*(t.data_ptr() for t in tensors[0]), batch, *(t.data_ptr() for t in tensors[1]))
-    kinds = (*[ctypes.c_void_p] * 4, ctypes.c_int32, *[ctypes.c_void_p] * 3)
+    kinds = (*[ctypes.c_void_p] * 4, ctypes.c_int32, *[ctypes.c_void_p] * len(written))
     grid, block = (batch, 1, 1), (kernel.threads, 1, 1)
     must(driver.cuLaunchKernel(function, *grid, *block, kernel.shared_bytes, 0, (values, kinds), 0))
     torch.cuda.synchronize()
     torch.testing.assert_close(joints, want.joints, rtol=0, atol=ALLOWED_PX[precision], equal_nan=True)
     torch.testing.assert_close(confidence, want.confidence, rtol=0, atol=1e-5, equal_nan=True)
     assert torch.equal(state[:, :count].bool(), want.mask)
+    assert kernel.std == loaded.spec.config.variance
+    if kernel.std:
+        torch.testing.assert_close(std, want.std, rtol=STD_TOLERANCE[precision], atol=0, equal_nan=True)
     must(driver.cuModuleUnload(module))
 
 
@@ -225,14 +261,14 @@ def test_a_layer_reads_its_threshold_on_the_gpu() -> None:
         torch.empty((33, 16), dtype=torch.int32, device="cuda"),
     )
     stream = torch.cuda.current_stream().cuda_stream
-    addresses = [threshold.data_ptr(), *(t.data_ptr() for t in out)]
+    addresses = [threshold.data_ptr(), *(t.data_ptr() for t in out), 0]
     core.refine_layer(joints.data_ptr(), confidence.data_ptr(), 33, addresses, stream)
     torch.testing.assert_close(out[0], want.joints, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(out[2].bool(), want.mask)
     maps = torch.rand(5, 16, 24, 20, device="cuda").pow(8)
     want = gpu_refiner("mpii16", "fp16")(maps)
     out = tuple(t[:5].contiguous() for t in out)  # type: ignore[assignment]
-    addresses = [threshold.data_ptr(), *(t.data_ptr() for t in out)]
+    addresses = [threshold.data_ptr(), *(t.data_ptr() for t in out), 0]
     core.run_layer(maps.data_ptr(), maps.shape, 0, addresses, stream)
     torch.testing.assert_close(out[0], want.joints, rtol=0, atol=0, equal_nan=True)
     with pytest.raises(native.core().Error, match="expected the threshold"):

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,11 +28,11 @@ from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import BackendUnavailableError, ExportError, InputError
 from port_deploy.export import fused_kernel, fused_network, to_engine
 from port_deploy.export.engine_options import BuildOptions
-from port_deploy.export.fused_kernel import find_ptx, make_kernel, specialise
+from port_deploy.export.fused_kernel import drop_last_argument, find_ptx, make_kernel, specialise
 from port_deploy.export.fused_network import build_network, plan_fused
 from port_deploy.export.to_engine import build_engine
 from port_deploy.sidecar import INPUTS, OUTPUTS, Sidecar
-from port_deploy.weights import load_model, model_from_bytes
+from port_deploy.weights import Model, load_model, model_from_bytes, model_to_bytes
 
 ROOT = Path(__file__).parents[1]
 SIZE = (64, 48)
@@ -44,10 +45,14 @@ PTX = """\
 
 .const .align 8 .b8 port_line_constants[{size}];
 .visible .entry port_line(
-\t.param .u64 port_line_param_0
+\t.param .u64 port_line_param_0,
+\t.param .u64 port_line_param_1
 )
 {{
+\tld.param.u64 \t%rd3, [port_line_param_0];
+\tld.param.u64 \t%rd4, [port_line_param_1];
 \tld.const.u32 \t%r1, [port_line_constants];
+\t.pragma "used_bytes_mask 240";
 \tld.const.v2.u32 \t{{%r2, %r3}}, [port_line_constants+4];
 \tld.const.f32 \t%f1, [port_line_constants+12];
 \tld.const.s32 \t%rd1, [port_line_constants+16];
@@ -62,7 +67,7 @@ def write_ptx(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for kind in ("fp32_{}_sm75", "fp16_{}_sm75", "fp16_{}_sm80", "bf16_{}_sm80"):
         for columns in (2, 3, 4):
-            text = PTX.format(size=416).replace("sm_80", f"sm_80 // {kind.format(columns)}")
+            text = PTX.format(size=424).replace("sm_80", f"sm_80 // {kind.format(columns)}")
             (folder / f"port_line_{kind.format(columns)}.ptx").write_text(text)
 
 
@@ -103,6 +108,7 @@ def test_reads_of_constants_become_numbers() -> None:
     text = specialise(PTX.format(size=24), constants)
     assert "port_line_constants" not in text
     assert ".version 7.8\n" in text
+    assert ".pragma" not in text  # newer than 7.8
     body = text[text.index("{") :].split()
     joined = " ".join(body)
     assert "mov.b32 %r1, 7;" in joined
@@ -126,16 +132,48 @@ def test_ptx_of_another_build_is_refused(text: str, message: str) -> None:
         specialise(text, bytes(24))
 
 
+def test_a_last_argument_that_nobody_passes_becomes_null() -> None:
+    text = drop_last_argument(PTX.format(size=24))
+    assert "port_line_param_1" not in text
+    assert ".param .u64 port_line_param_0\n)" in text
+    assert "mov.b64 %rd4, 0;" in text
+    assert "ld.param.u64 \t%rd3, [port_line_param_0];" in text
+    for wrong in (PTX.replace("[port_line_param_1]", "[port_line_param_1+4]"), PTX.replace(".u64 port", ".u32 port")):
+        with pytest.raises(ExportError, match="no last argument"):
+            drop_last_argument(wrong.format(size=24))
+
+
+def with_variance(name: str) -> Model:
+    """A bundled model with a random third row; or without it where the name says so."""
+    model = load_model(name.removesuffix(" without"))
+    wanted = not name.endswith(" without")
+    spec = replace(model.spec, config=replace(model.spec.config, variance=wanted))
+    rows = np.random.default_rng(0).normal(0, 0.1, (3, spec.config.width)).astype(np.float32)
+    weight, bias = model.tensors["head.out.weight"][:2], model.tensors["head.out.bias"][:2]
+    if wanted:
+        weight, bias = np.concatenate([weight, rows[2:]]), np.concatenate([bias, rows[2, :1]])
+    tensors = {**model.tensors, "head.out.weight": weight, "head.out.bias": bias}
+    return model_from_bytes(model_to_bytes(spec, tensors), name)
+
+
+@pytest.mark.parametrize("variance", ["", " without"])
 @pytest.mark.parametrize(
     ("model", "precision", "oldest"), [("hand21", "fp32", 75), ("hand21", "fp16", 80), ("mpii16", "bf16", 80)]
 )
 def test_the_kernel_assembles_without_spills_and_takes_the_arguments_of_the_layer(
-    real_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str, precision: Any, oldest: int
+    real_kernels: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: str,
+    precision: Any,
+    oldest: int,
+    variance: str,
 ) -> None:
     monkeypatch.setattr(fused_kernel, "layers_folder", lambda: real_kernels)
     library = library_with_plugins("11.4.0", monkeypatch)
-    fused = plan_fused(library, load_model(model), "heatmaps", precision, SIZE, "9.0")
+    fused = plan_fused(library, with_variance(model + variance), "heatmaps", precision, SIZE, "9.0")
     network, _ = build_network(library, library.Builder(None), fused)
+    assert len(network.outputs) == (3 if variance else 4)
     (layer,) = [entry for entry in network.layers if entry.kind == "plugin"]
     started = launch(layer, 5)
     declared = re.search(r"\.entry (\w+)\(([^)]*)\)", started.ptx)
@@ -157,12 +195,12 @@ def test_the_kernel_assembles_without_spills_and_takes_the_arguments_of_the_laye
 
 @pytest.mark.parametrize("version", ["10.9.0", "11.4.0"])
 @pytest.mark.parametrize("kind", ["heatmaps", "joints"])
-@pytest.mark.parametrize("model", ["hand21", "mpii16"])
+@pytest.mark.parametrize("model", ["hand21", "mpii16", "hand21 without", "mpii16 without"])
 def test_the_network_ahead_of_time(
     kernels: Path, monkeypatch: pytest.MonkeyPatch, version: str, kind: Any, model: str
 ) -> None:
     library = library_with_plugins(version, monkeypatch)
-    loaded = load_model(model)
+    loaded = with_variance(model)
     fused = plan_fused(library, loaded, kind, "fp16", SIZE, "8.9")
     assert fused.way == "aot"
     assert version in fused.reason
@@ -177,14 +215,16 @@ def test_the_network_ahead_of_time(
     (layer,) = [entry for entry in network.layers if entry.kind == "plugin"]
     for batch in (1, 7):
         started = launch(layer, batch)
-        *inputs, packed, number, joints, confidence, state = started.arguments
+        *inputs, packed, number, joints, confidence, state = started.arguments[:8]
+        assert started.arguments[8:] == list(network.outputs[3:])
+        assert ("port_line_param_1" in started.ptx) == loaded.spec.config.variance
         assert inputs == network.inputs
         assert number == started.grid_x == batch
         assert (joints, confidence) == tuple(network.outputs[:2])
         assert (started.grid_y, started.grid_z, started.block_y, started.block_z) == (1, 1, 1, 1)
         assert started.shared_mem <= 48 << 10
         assert started.name == "port_line"
-        assert f"fp16_{2 if model == 'mpii16' else 3}_sm80" in started.ptx
+        assert f"fp16_{2 if model.startswith('mpii16') else 3}_sm80" in started.ptx
     module = native.core().engine_layer(loaded.data, model, "fp16", *(SIZE if kind == "heatmaps" else (0, 0)))
     assert packed.made_by.values.tobytes() == module["weights"]
     assert any(packed.made_by.values is kept for kept in keep)
@@ -192,7 +232,7 @@ def test_the_network_ahead_of_time(
     assert state.shape == (-1, module["state_words"])
     mask = network.outputs[2].made_by
     assert mask.kind == "cast"
-    if model == "mpii16":  # no scratch memory behind the mask
+    if model.startswith("mpii16"):  # no scratch memory behind the mask
         assert mask.of is state
         assert state.shape == (-1, count)
     else:
@@ -230,18 +270,22 @@ def test_classic_plugins_where_there_is_no_other_way(kernels: Path, monkeypatch:
     assert "48 KB" in large.reason
     network, _ = build_network(old, old.Builder(None), plan_fused(old, hand, "joints", "fp16", SIZE, "8.9"))
     assert [t.name for t in network.inputs] == list(INPUTS["joints"])
-    assert [(t.name, t.dtype) for t in network.outputs] == list(
-        zip(OUTPUTS["joints"], ("float32", "float32", "bool"), strict=True)
-    )
-    assert [tuple(t.shape) for t in network.outputs] == [(-1, 21, 2), (-1, 21), (-1, 21)]
+    wanted = [*zip(OUTPUTS["joints"], ("float32", "float32", "bool"), strict=True), ("std", "float32")]
+    shapes = [(-1, 21, 2), (-1, 21), (-1, 21), (-1, 21)]
+    for name, outputs in (("hand21", 4), ("hand21 without", 3)):
+        plan = plan_fused(old, with_variance(name), "joints", "fp16", SIZE, "8.9")
+        network, _ = build_network(old, old.Builder(None), plan)
+        assert [(t.name, t.dtype) for t in network.outputs] == wanted[:outputs]
+        assert [tuple(t.shape) for t in network.outputs] == shapes[:outputs]
 
 
+@pytest.mark.parametrize("variance", ["", " without"])
 @pytest.mark.parametrize("kind", ["heatmaps", "joints"])
 def test_a_classic_layer_comes_back_and_launches_on_tensorrts_stream(
-    monkeypatch: pytest.MonkeyPatch, kind: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, variance: str
 ) -> None:
     library = library_with_plugins("10.3.0")
-    model = load_model("mpii16")
+    model = with_variance("mpii16" + variance)
     plugin = engine_plugin.make_plugin(library, model, "fp16")
     ((creator, namespace),) = library.get_plugin_registry().creators
     assert engine_plugin.register(library) is creator  # once
@@ -258,8 +302,9 @@ def test_a_classic_layer_comes_back_and_launches_on_tensorrts_stream(
     context = loaded.attach_to_context(None)
     assert made == ["fp16"]  # not within the first launch, which may be captured
     shape = (5, 16, 64, 48) if kind == "heatmaps" else (5, 16, 2)
-    context.enqueue([SimpleNamespace(dims=shape)], [], [10, 20, 30], [40, 50, 60], None, 70)
-    out = (30, 40, 50, 60)
+    outputs = [40, 50, 60] if variance else [40, 50, 60, 65]
+    context.enqueue([SimpleNamespace(dims=shape)], [], [10, 20, 30], outputs, None, 70)
+    out = (30, 40, 50, 60, 0 if variance else 65)
     assert calls == [("run", 10, shape, 20, out, 70) if kind == "heatmaps" else ("refine", 10, 20, 5, out, 70)]
     assert made == ["fp16"]
     assert model_from_bytes(loaded.data, "layer").spec == model.spec

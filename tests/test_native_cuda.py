@@ -21,6 +21,7 @@ from port_deploy.backends import native, native_cuda
 from port_deploy.errors import BackendUnavailableError, InputError
 
 MODEL = random_model("soft", "hand21", layers=1, head_dim=16)
+WITH_STD = random_model("soft", "hand21", layers=1, head_dim=16, variance=True)
 RNG = np.random.default_rng(0)
 STREAM = 77
 
@@ -58,6 +59,7 @@ class Gpu:
     made: list[dict[str, Any]]
     streams: list[int]
     wrong_px = 0.0
+    wrong_std = 1.0
     weight_bytes = 1
     description = "a stand-in, fp16"
 
@@ -93,14 +95,16 @@ class Gpu:
     def refine_host(self, *arguments: Any) -> None:
         self.refiner.refine(*arguments)
         arguments[3][-1, -1, 0] += Gpu.wrong_px
+        if arguments[6] is not None:
+            arguments[6][0] *= Gpu.wrong_std
 
     def run_host(self, *arguments: Any) -> None:
         self.refiner.run(*arguments)
 
 
-def outputs(addresses: Sequence[int], batch: int) -> list[np.ndarray]:
-    kinds = (((batch, 21, 2), "f4"), ((batch, 21), "f4"), ((batch, 21), "?"))
-    return [memory(a, *k) for a, k in zip(addresses, kinds, strict=True)]
+def outputs(addresses: Sequence[int], batch: int) -> list[np.ndarray | None]:
+    kinds = (((batch, 21, 2), "f4"), ((batch, 21), "f4"), ((batch, 21), "?"), ((batch, 21), "f4"))
+    return [memory(a, *k) if a else None for a, k in zip(addresses, kinds, strict=True)]
 
 
 @pytest.fixture
@@ -153,6 +157,18 @@ def test_a_gpu_that_answers_wrongly_is_refused(
     Refiner.load(MODEL, precision=precision)
 
 
+@pytest.mark.parametrize(("wrong", "precision"), [(1.02, "fp32"), (0.8, "fp16"), (2.0, "bf16"), (np.nan, "fp16")])
+def test_a_gpu_whose_standard_deviations_are_wrong_is_refused(
+    gpu: Refiner, monkeypatch: pytest.MonkeyPatch, wrong: float, precision: str
+) -> None:
+    monkeypatch.setattr(Gpu, "wrong_std", wrong)
+    with pytest.raises(BackendUnavailableError, match=r'disagrees with the processor on std .*device="cpu"'):
+        Refiner.load(WITH_STD, precision=precision)
+    Refiner.load(MODEL, precision=precision)
+    monkeypatch.setattr(Gpu, "wrong_std", 1.001)
+    Refiner.load(WITH_STD, precision=precision)
+
+
 def test_availability_names_the_gpus(gpu: Refiner) -> None:
     assert native_cuda.availability().detail == "Stand-in (9.0)"
 
@@ -191,6 +207,36 @@ def test_host_arrays_come_back_as_host_arrays(gpu: Refiner) -> None:
     torch = pytest.importorskip("torch")
     result = gpu.refine(torch.from_numpy(joints.values), torch.from_numpy(confidence.values))
     assert isinstance(result.joints, torch.Tensor)
+
+
+def test_standard_deviations_are_written_where_they_are_wanted(gpu: Refiner) -> None:
+    on_gpu, cpu = Refiner.load(WITH_STD), Refiner.load(WITH_STD, device="cpu")
+    joints, confidence, out = arrays(6)
+    std = OnDevice(np.full((6, 21), -7, "f4"))
+    wanted = cpu.refine(joints.values, confidence.values, threshold=0.4)
+    result = on_gpu.refine(joints, confidence, threshold=0.4, out=(*out, std))
+    assert result.std is std
+    check((*out, std), (*wanted, wanted.std))
+    assert np.isnan(std.values).any()
+    assert (std.values > 0).any()
+    without = arrays(6)[2]  # nothing can be allocated of this kind: so nothing is
+    result = on_gpu.refine(joints, confidence, threshold=0.4, out=without)
+    assert result.std is None
+    check(without, wanted)
+    maps = RNG.random((6, 21, 16, 24), np.float32)
+    on_gpu(OnDevice(maps), out=(*out, std))
+    wanted = cpu(maps)
+    check((*out, std), (*wanted, wanted.std))
+    host = on_gpu.refine(joints.values, confidence.values, threshold=0.4)
+    wanted = cpu.refine(joints.values, confidence.values, threshold=0.4)
+    check((*host, host.std), (*wanted, wanted.std))
+    host = on_gpu(maps)
+    wanted = cpu(maps)
+    check((*host, host.std), (*wanted, wanted.std))
+    with pytest.raises(InputError, match=r"expected out.std float32 \[6, 21\]"):
+        on_gpu.refine(joints, confidence, out=(*out, OnDevice(std.values[:5])))
+    with pytest.raises(InputError, match="this model has no variance"):
+        gpu.refine(joints, confidence, out=(*out, std))
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_queued(gpu: Refiner) -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import random_model
 
 from port_deploy import Refined, Refiner
-from port_deploy.backends import native, native_cuda
+from port_deploy.backends import native
 from port_deploy.errors import InputError
 from port_deploy.verify import STD_TOLERANCE, Problem, make_problems, verify
 from port_deploy.weights import Model, model_from_bytes, model_to_bytes, save_model
@@ -154,18 +154,6 @@ def test_the_joints_are_those_of_the_model_without() -> None:
         other = Refiner.load(model(), backend="native-cpu", isa=isa).refine(joints, confidence)
         np.testing.assert_array_equal(one.joints, other.joints)
         np.testing.assert_array_equal(one.mask, other.mask)
-
-
-def test_native_cuda_says_that_it_has_none() -> None:
-    assert native_cuda.CudaBackend.gives_std is False
-    assert "Refined.std is None" in native_cuda.NO_STD
-
-
-def test_the_fused_kernel_has_none() -> None:
-    from port_deploy.export.fused_network import plan_fused
-
-    with pytest.raises(InputError, match="leave out --fuse"):
-        plan_fused(None, model(), "joints", "fp32", (64, 64), "9.0")
 
 
 KINDS = ("joints", "heatmaps")

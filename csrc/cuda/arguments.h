@@ -30,6 +30,8 @@ inline kernels::Maps maps_of(const HeatmapView& view, Codec codec, float tempera
   return maps;
 }
 
-inline kernels::Results results_of(const Output& out) { return {out.joints, out.confidence, out.mask, nullptr}; }
+inline kernels::Results results_of(const Output& out) {
+  return {out.joints, out.confidence, out.mask, nullptr, out.std};
+}
 
 }  // namespace port

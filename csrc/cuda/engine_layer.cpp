@@ -81,6 +81,7 @@ EngineLayer make_engine_layer(const Model& model, const EngineLayerOptions& opti
   layer.threads = kernels::kLineThreads;
   layer.shared_bytes = found->layout.total;
   layer.state_words = constants.state_words;
+  layer.std = model.variance();
   layer.weights = std::move(blob.bytes);
   layer.constants.resize(sizeof constants);
   std::memcpy(layer.constants.data(), &constants, sizeof constants);

@@ -86,13 +86,14 @@ struct CudaFromHost::Impl {
   // `compute` queues the work into the device's copy of the outputs.
   template <typename Compute>
   void call(std::int64_t batch, const Output& out, const Compute& compute) const {
-    check_no_std(out);
     const std::size_t rows = static_cast<std::size_t>(batch) * joints;
     const Piece points(pool, rows * 2 * sizeof(float)), scores(pool, rows * sizeof(float)), mask(pool, rows);
-    compute(Output{points.as<float>(), scores.as<float>(), mask.as<std::uint8_t>()});
+    const Piece std(pool, out.std ? rows * sizeof(float) : 0);
+    compute(Output{points.as<float>(), scores.as<float>(), mask.as<std::uint8_t>(), std.as<float>()});
     download(out.joints, points.as<float>(), rows * 2 * sizeof(float));
     download(out.confidence, scores.as<float>(), rows * sizeof(float));
     download(out.mask, mask.as<std::uint8_t>(), rows);
+    download(out.std, std.as<float>(), rows * sizeof(float));
     check(cudaStreamSynchronize(kStream), "the refinement failed on the GPU");
   }
 
@@ -114,6 +115,7 @@ void CudaFromHost::refine(const float* joints, const float* confidence, std::int
   if (batch == 0) return;
   if (!joints || !confidence) input_error("expected joints [B, N, 2] and confidence [B, N], got a null pointer");
   if (!out.joints) input_error("expected memory for joints [B, N, 2], got a null pointer");
+  check_std(out, impl_->refiner.model());
   const Current current(impl_->refiner.device());
   const std::size_t rows = static_cast<std::size_t>(batch) * impl_->joints;
   const Piece points(impl_->pool, rows * 2 * sizeof(float)), scores(impl_->pool, rows * sizeof(float));
@@ -129,6 +131,7 @@ void CudaFromHost::run(const HeatmapView& heatmaps, const float* affine, float t
   check_view(heatmaps);
   if (heatmaps.batch == 0) return;
   if (!out.joints) input_error("expected memory for joints [B, N, 2], got a null pointer");
+  check_std(out, impl_->refiner.model());
   HeatmapView view =
       HeatmapView::dense(nullptr, heatmaps.dtype, heatmaps.batch, heatmaps.joints, heatmaps.height, heatmaps.width);
   if (view.stride_b != heatmaps.stride_b || view.stride_n != heatmaps.stride_n || view.stride_h != heatmaps.stride_h) {

@@ -147,12 +147,12 @@ class Builder {
     net_.se1_bias = packer_.add_vector(folded_.se1_bias, net_.se_width);
     net_.se2 = packer_.add_rows(folded_.se2, 0, net_.se_width, net_.width_ld);
     net_.se2_bias = packer_.add_vector(folded_.se2_bias, net_.width_ld);
-    Dense head(2, net_.width);
+    Dense head(spec_.config.outputs(), net_.width);
     const std::vector<float>&weight = tensors_.at("head.out.weight").values,
           &bias = tensors_.at("head.out.bias").values;
-    head.values.assign(weight.begin(), weight.begin() + 2 * net_.width);  // a third row, log sigma, has no kernel yet
-    net_.head = packer_.add_rows(head, 0, 2, net_.width_ld);
-    net_.head_bias = packer_.add_vector({bias.begin(), bias.begin() + 2}, 4);
+    head.values.assign(weight.begin(), weight.end());
+    net_.head = packer_.add_rows(head, 0, head.rows, net_.width_ld);
+    net_.head_bias = packer_.add_vector({bias.begin(), bias.end()}, 4);
     packer_.align();
     return {net_, std::move(packer_.bytes)};
   }
@@ -278,6 +278,9 @@ kernels::LineRules rules_of(const LineSettings& settings) {
   rules.frame_height = static_cast<float>(settings.frame_height);
   rules.fusion = static_cast<float>(settings.fusion);
   rules.confidence_divisor = static_cast<float>(settings.confidence_divisor);
+  // x and y of the paper's frame have units of their own: their geometric mean.
+  const double pixels = rules.paper_frame ? std::sqrt(settings.frame_width * settings.frame_height) : 1.0;
+  rules.std_scale = static_cast<float>(pixels * settings.std_scale);
   return rules;
 }
 

@@ -162,7 +162,7 @@ struct CudaRefiner::Impl {
 
   kernels::LineParams params(std::int64_t batch, float threshold, const Output& out) const {
     check_threshold(threshold);
-    check_no_std(out);
+    check_std(out, *model);
     require_joints(batch, out.joints);
     kernels::LineParams p = params(batch);
     p.out = results_of(out);
@@ -173,8 +173,9 @@ struct CudaRefiner::Impl {
   kernels::LineParams params(std::int64_t batch, const CudaLayerOutput& out) const {
     require_joints(batch, out.joints);
     if (batch > 0 && !out.threshold) input_error("expected the threshold [1] in device memory, got a null pointer");
+    check_std({nullptr, nullptr, nullptr, out.std}, *model);
     kernels::LineParams p = params(batch);
-    p.out = {out.joints, out.confidence, nullptr, out.mask};
+    p.out = {out.joints, out.confidence, nullptr, out.mask, out.std};
     p.threshold_at = out.threshold;
     return p;
   }

@@ -64,10 +64,6 @@ void check_std(const Output& out, const Model& model) {
   input_error("expected no memory for std: model '" + model.name() + "' has no variance (port-train --variance-only)");
 }
 
-void check_no_std(const Output& out) {
-  if (out.std) input_error("expected no memory for std: it is computed on the CPU only, use port::Refiner");
-}
-
 int resolve_threads(int threads) {
   if (threads < 0 || threads > kMaxThreads) {
     input_error("expected threads from 0 (one per processor) to " + std::to_string(kMaxThreads) + ", got " +

@@ -15,7 +15,6 @@ void check_batch(std::int64_t batch);
 void check_view(const HeatmapView& view);               // any memory, any dtype
 void check_host_view(const HeatmapView& view);          // for the processor
 void check_std(const Output& out, const Model& model);  // wanted only of a model that has a variance
-void check_no_std(const Output& out);                   // on GPUs
 void check_joints(const HeatmapView& view, const Model& model);
 void check_positive(const char* what, float value);
 // Number of threads that compute: 1..256, 0 meaning one per processor.

@@ -5,7 +5,8 @@ The engine holds the model file; the layer gives it to the core's CudaRefiner an
 stream. Such an engine loads only where this package is, and where `register` has been called: `tensorrt_.load` does.
 Inputs  heatmaps [B, N, H, W], affine [B, 2, 3], threshold [1]; or joints [B, N, 2], confidence [B, N], threshold [1];
         float32.
-Outputs joints [B, N, 2], confidence [B, N] float32, mask [B, N] int32 (plugins have no boolean tensors).
+Outputs joints [B, N, 2], confidence [B, N] float32, mask [B, N] int32 (plugins have no boolean tensors); of a model
+        with a variance std [B, N] float32, too.
 May use: native (which imports `_core`), cuda_memory, weights, errors.
 Test: tests/test_fused.py; on a GPU: tests/test_tensorrt_gpu.py.
 """
@@ -56,7 +57,7 @@ def _make_plugin_class(library: Any) -> Any:
             for base in bases:
                 base.__init__(self)
             self.plugin_name, self.plugin_version, self.plugin_namespace = NAME, VERSION, NAMESPACE
-            self.num_outputs = 3
+            self.num_outputs = 4 if model.spec.config.variance else 3
             self.timing_cache_id = ""
             self.data, self.precision, self.model = data, precision, model
             self.refiner: Any = None
@@ -65,15 +66,18 @@ def _make_plugin_class(library: Any) -> Any:
             return self
 
         def get_output_data_types(self, input_types: Any) -> list[Any]:
-            return [float32, float32, int32]
+            return [float32, float32, int32, float32][: self.num_outputs]
 
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, expr_builder: Any) -> list[Any]:
             batch, count = inputs[0][0], expr_builder.constant(self.model.spec.joints)
-            joints, rows, mask = library.DimsExprs(3), library.DimsExprs(2), library.DimsExprs(2)
+            joints = library.DimsExprs(3)
             joints[0], joints[1], joints[2] = batch, count, expr_builder.constant(2)
-            rows[0], rows[1] = batch, count
-            mask[0], mask[1] = batch, count
-            return [joints, rows, mask]
+            shapes = [joints]
+            for _ in range(1, self.num_outputs):
+                rows = library.DimsExprs(2)
+                rows[0], rows[1] = batch, count
+                shapes.append(rows)
+            return shapes
 
         def get_fields_to_serialize(self) -> Any:
             return library.PluginFieldCollection(
@@ -112,7 +116,7 @@ def _make_plugin_class(library: Any) -> Any:
                 self.refiner = _refiner_for(self.data, self.precision)
             first, second, threshold = inputs
             shape = tuple(input_desc[0].dims)
-            out = (threshold, *outputs)
+            out = (threshold, *outputs, *[0] * (4 - self.num_outputs))
             if len(shape) == 4:
                 self.refiner.run_layer(first, shape, second, out, stream)
             else:

@@ -30,9 +30,8 @@ SELF_TEST_PX = {"fp32": 0.01, "fp16": 1.0, "bf16": 16.0}
 """By how much the GPU may differ from the processor when a model is loaded: several times what rounding explains
 (verify.py has the bounds of that), far less than a wrong kernel errs by."""
 
-
-NO_STD = "; no standard deviations (Refined.std is None: use native-cpu, TensorRT or ONNX Runtime for them)"
-"""Said of a model with a variance."""
+SELF_TEST_STD = {"fp32": 0.01, "fp16": 0.1, "bf16": 0.5}
+"""The same for standard deviations, relative."""
 
 
 def availability() -> Availability:
@@ -68,7 +67,7 @@ def device_number(device: str) -> int:
 class CudaBackend:
     """The core's CudaRefiner. Attributes as `Backend` says.
 
-    Models with a variance run, but it is not computed: ``detail`` says so, and `Refined.std` is None.
+    Standard deviations of a model with a variance are computed where there is memory for them: none is needed.
 
     Args:
         model: Specification and the file's bytes, which the core reads itself.
@@ -81,12 +80,13 @@ class CudaBackend:
     takes_joints = True
     takes_heatmaps = True
     takes_device = True
-    gives_std = False  # its kernels have no third row yet
+    needs_std = False  # nothing is allocated for standard deviations that the caller has no array for
     heatmap_types = HEATMAP_TYPES
 
     def __init__(self, model: Model, device: int = 0, precision: str = "fp16", variant: str | None = None) -> None:
         module = native.core()
         self.spec: ModelSpec = model.spec
+        self.gives_std = model.spec.config.variance
         self.device = device
         try:
             self._native = module.CudaRefiner(
@@ -96,7 +96,7 @@ class CudaBackend:
             raise native.translate(error) from None
         self._error: type[Exception] = module.Error
         self.weight_bytes: int = self._native.weight_bytes
-        self.detail: str = self._native.description + (NO_STD if model.spec.config.variance else "")
+        self.detail: str = self._native.description
         self._compare_with_the_processor(model, precision)
 
     def _compare_with_the_processor(self, model: Model, precision: str) -> None:
@@ -112,6 +112,8 @@ class CudaBackend:
         answers = []
         for backend in (native.NativeBackend(model, threads=1), self):
             out = HostBuffers(np.empty_like(joints), np.empty_like(confidence), np.empty((3, count), np.bool_))
+            if self.gives_std:
+                out.std = np.empty_like(confidence)
             backend.refine(joints, confidence, 0.5, out)
             answers.append(out)
         processor, gpu = answers
@@ -121,6 +123,14 @@ class CudaBackend:
                 f"native-cuda disagrees with the processor by {worst:.3g} px on {self.detail}, where "
                 f'{SELF_TEST_PX[precision]:g} are allowed: use device="cpu", and report it with port-info'
             )
+        if processor.std is None or gpu.std is None:
+            return
+        apart = float(np.abs(gpu.std[gpu.mask] / processor.std[gpu.mask] - 1).max())
+        if not apart <= SELF_TEST_STD[precision] or not np.isnan(gpu.std[~gpu.mask]).all():
+            raise BackendUnavailableError(
+                f"native-cuda disagrees with the processor on std by {apart:.3g} of it on {self.detail}, where "
+                f'{SELF_TEST_STD[precision]:g} is allowed: use device="cpu", and report it with port-info'
+            )
 
     def variant(self, batch: int) -> str:
         """How a batch of that size is spread over the GPU: ``block``, ``cluster`` or ``throughput``."""
@@ -129,14 +139,14 @@ class CudaBackend:
     def refine(self, joints: FloatArray, confidence: FloatArray, threshold: float, out: HostBuffers) -> None:
         """As `Backend` says: host arrays, copied over and back."""
         try:
-            self._native.refine_host(joints, confidence, threshold, out.joints, out.confidence, out.mask)
+            self._native.refine_host(joints, confidence, threshold, out.joints, out.confidence, out.mask, out.std)
         except self._error as error:
             raise native.translate(error) from None
 
     def run(self, heatmaps: NDArray[Any], affine: FloatArray | None, threshold: float, out: HostBuffers) -> None:
         """As `Backend` says: host arrays, copied over and back."""
         try:
-            self._native.run_host(heatmaps, affine, threshold, out.joints, out.confidence, out.mask)
+            self._native.run_host(heatmaps, affine, threshold, out.joints, out.confidence, out.mask, out.std)
         except self._error as error:
             raise native.translate(error) from None
 
@@ -149,7 +159,8 @@ class CudaBackend:
             inputs: Joints [B, N, 2] and confidence [B, N], dense float32; or heatmaps [B, N, H, W] of any of
                 HEATMAP_TYPES, whose last axis is dense, and affine [B, 2, 3] float32 (None: heatmap pixels).
             threshold: δ.
-            outputs: Joints [B, N, 2], confidence [B, N] and mask [B, N], dense; written to.
+            outputs: Joints [B, N, 2], confidence [B, N], mask [B, N] and, of a model with a variance where wanted, std
+                [B, N], dense; written to.
             stream: A stream or its handle; None: the current one of the library that the arrays come from.
 
         Raises:
@@ -167,14 +178,16 @@ class CudaBackend:
         if inputs[1] is not None:
             shape, name = ((batch, 2, 3), "affine") if is_maps else ((batch, count), "confidence")
             second = device_view(inputs[1], name, shape, "<f4")
-        written = (
+        written = [
             device_view(outputs[0], "out.joints", (batch, count, 2), "<f4", writable=True),
             device_view(outputs[1], "out.confidence", (batch, count), "<f4", writable=True),
             device_view(outputs[2], "out.mask", (batch, count), "|b1", writable=True),
-        )
+        ]
+        if len(outputs) > 3:
+            written.append(device_view(outputs[3], "out.std", (batch, count), "<f4", writable=True))
         check_device((first, second, *written), self.device)
         queue = stream_of(stream, [*inputs, *outputs])
-        addresses = [v.address for v in written]
+        addresses = [v.address for v in written] + [0] * (4 - len(written))
         try:
             if is_maps:
                 matrix = second.address if second is not None else 0

@@ -5,7 +5,7 @@ The PTX beside the core is compiled for any model: everything that differs betwe
 ``port_line_constants``, whose bytes the core makes (csrc/include/port/engine_layer.hpp). Nobody will ever write that
 constant when TensorRT launches the kernel, so each read of it becomes the number itself: the driver's compiler then
 sees sizes and offsets as literals, which saves registers (on compute capability 9.0 128 become 116, and 48 bytes of
-spills go).
+spills go). The kernel's last argument, std, is of models with a variance; for others it becomes the number null.
 May use: backends.native, weights, errors. Test: tests/test_fused.py, csrc/tests/emulated/test_engine_layer.cpp.
 """
 
@@ -30,6 +30,8 @@ PTX_VERSION = "7.8"
 
 _CONSTANT = f"{ENTRY}_constants"
 _DECLARED = re.compile(rf"^(?:\.visible )?\.const \.align \d+ \.b8 {_CONSTANT}\[(\d+)\];\n", re.MULTILINE)
+_USED_BYTES = re.compile(r'^\s*\.pragma "used_bytes_mask \d+";\n', re.MULTILINE)  # of a load: PTX 8.3, a hint
+_LAST_ARGUMENT = re.compile(rf",\s*\.param \.u64(?: \.ptr[^,\n]*)? ({ENTRY}_param_\d+)\s*\)")
 _READ = re.compile(rf"ld\.const(?:\.v[24])?\.([usbf])(32|64)\s+(\{{[^}}]*\}}|%\w+), \[{_CONSTANT}(?:\+(\d+))?\];")
 
 
@@ -43,6 +45,7 @@ class FusedKernel:
         shared_bytes: Dynamic shared memory of a block, at most 48 KB.
         state_words: int32 words that it writes per pose; the first N are the mask.
         weights: Packed weights, a multiple of 4 bytes.
+        std: It writes standard deviations, too: the last of its outputs.
     """
 
     ptx: str
@@ -50,6 +53,7 @@ class FusedKernel:
     shared_bytes: int
     state_words: int
     weights: bytes
+    std: bool = False
 
 
 def layers_folder() -> Path:
@@ -77,7 +81,11 @@ def make_kernel(model: Model, precision: Precision, size: tuple[int, int] | None
     except module.Error as error:
         raise native.translate(error) from None
     ptx = specialise(find_ptx(precision, layer["columns"], capability), layer["constants"])
-    return FusedKernel(ptx, layer["threads"], layer["shared_bytes"], layer["state_words"], layer["weights"])
+    if not layer["std"]:
+        ptx = drop_last_argument(ptx)
+    return FusedKernel(
+        ptx, layer["threads"], layer["shared_bytes"], layer["state_words"], layer["weights"], layer["std"]
+    )
 
 
 def find_ptx(precision: Precision, columns: int, capability: str) -> str:
@@ -130,11 +138,30 @@ def specialise(ptx: str, constants: bytes) -> str:
             moves.append(_move(register, value))
         return "\n\t".join(moves)
 
-    out = _READ.sub(numbers, _DECLARED.sub("", ptx, count=1))
+    out = _READ.sub(numbers, _USED_BYTES.sub("", _DECLARED.sub("", ptx, count=1)))
     out, versions = re.subn(r"^\.version [\d.]+$", f".version {PTX_VERSION}", out, count=1, flags=re.MULTILINE)
     if _CONSTANT in out or versions != 1:
         raise ExportError(f"the kernel's PTX reads its constants in a way that is not known: {REMEDY}")
     return out
+
+
+def drop_last_argument(ptx: str) -> str:
+    """The kernel without its last argument, a pointer, which is null in its place.
+
+    Args:
+        ptx: As nvcc wrote it.
+
+    Raises:
+        ExportError: Its last argument is no pointer, or it is not only loaded.
+    """
+    declared = _LAST_ARGUMENT.search(ptx)
+    if declared is not None:
+        name = re.escape(declared[1])
+        out = ptx[: declared.start()] + "\n)" + ptx[declared.end() :]
+        out = re.sub(rf"ld\.param\.[usb]64\s+(%rd\d+), \[{name}\];", r"mov.b64 \1, 0;", out)
+        if re.search(rf"{name}\b", out) is None:
+            return out
+    raise ExportError(f"the kernel's PTX has no last argument that can be left out: {REMEDY}")
 
 
 def _move(register: str, value: int) -> str:

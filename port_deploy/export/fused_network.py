@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 
 from port_deploy.backends import engine_plugin, native_cuda, tensorrt_
-from port_deploy.errors import BackendUnavailableError, ExportError, InputError
+from port_deploy.errors import BackendUnavailableError, ExportError
 from port_deploy.export.fused_kernel import ENTRY, FusedKernel, make_kernel
-from port_deploy.sidecar import INPUTS, OUTPUTS, InputKind, Precision
+from port_deploy.sidecar import INPUTS, InputKind, Precision, outputs_of
 from port_deploy.weights import Model
 
 Way = Literal["aot", "ipluginv3"]
@@ -76,10 +76,8 @@ def plan_fused(
 
     Raises:
         BackendUnavailableError: This build has no CUDA, or no way fits.
-        InputError: The GPU lacks the precision, or the model has a variance.
+        InputError: The GPU lacks the precision.
     """
-    if model.spec.config.variance:
-        raise InputError("the fused kernel has no standard deviations, and this model has: leave out --fuse")
     given = size if kind == "heatmaps" else None
     kernel, reason = None, f"tensorrt {library.__version__} has no ahead-of-time plugins ({AOT_SINCE} has)"
     if hasattr(library, "QuickPluginCreationRequest"):
@@ -129,7 +127,10 @@ def build_network(library: Any, builder: Any, fused: Fused) -> tuple[Any, list[A
         keep.append(columns)
         state = network.add_gather(state, network.add_constant((count,), columns).get_output(0), 1).get_output(0)
     mask = network.add_cast(state, library.bool).get_output(0)
-    for name, tensor in zip(OUTPUTS[fused.input], (layer.get_output(0), layer.get_output(1), mask), strict=True):
+    tensors = [layer.get_output(0), layer.get_output(1), mask]
+    if fused.model.spec.config.variance:
+        tensors.append(layer.get_output(3))
+    for name, tensor in zip(outputs_of(fused.input, fused.model.spec), tensors, strict=True):
         tensor.name = name
         network.mark_output(tensor)
     return network, keep
@@ -148,7 +149,8 @@ def _add_aot(library: Any, network: Any, fused: Fused, inputs: Sequence[Any], ke
 def _register(library: Any, count: int, kernel: FusedKernel) -> Callable[..., Any]:
     """The kernel as an operator of ``tensorrt.plugin``; registered once per process."""
     plugin = tensorrt_.import_plugin_module(library)
-    digest = hashlib.sha256(f"{count} {kernel.shared_bytes} {kernel.state_words}\n{kernel.ptx}".encode()).hexdigest()
+    what = f"{count} {kernel.shared_bytes} {kernel.state_words} {kernel.std}\n{kernel.ptx}"
+    digest = hashlib.sha256(what.encode()).hexdigest()
     name = f"line_{digest[:24]}"
     namespace = getattr(plugin.op, "port", None)
     if namespace is not None and hasattr(namespace, name):
@@ -157,11 +159,12 @@ def _register(library: Any, count: int, kernel: FusedKernel) -> Callable[..., An
 
     def describe(first: Any, second: Any, threshold: Any, weights: Any) -> Any:
         batch = first.shape_expr[0]
-        return (
+        shapes = (
             plugin.from_shape_expr((batch, count, 2), types.FLOAT),
             plugin.from_shape_expr((batch, count), types.FLOAT),
             plugin.from_shape_expr((batch, kernel.state_words), types.INT32),
         )
+        return (*shapes, plugin.from_shape_expr((batch, count), types.FLOAT)) if kernel.std else shapes
 
     def implement(first: Any, second: Any, threshold: Any, weights: Any, outputs: Any, tactic: int) -> Any:
         batch = first.shape_expr[0]
@@ -175,7 +178,8 @@ def _register(library: Any, count: int, kernel: FusedKernel) -> Callable[..., An
 
     # The library reads annotations as classes, which this module has as text.
     tensors = dict.fromkeys(("first", "second", "threshold", "weights"), desc)
-    describe.__annotations__ = {**tensors, "return": tuple[desc, desc, desc]}  # type: ignore[valid-type]
+    outputs = (desc,) * (4 if kernel.std else 3)
+    describe.__annotations__ = {**tensors, "return": tuple[outputs]}  # type: ignore[valid-type]
     implement.__annotations__ = {
         **tensors,
         "outputs": tuple[desc],  # type: ignore[valid-type]

@@ -292,6 +292,25 @@ PORT_DEVICE void aggregate(const B& b) {
   }
 }
 
+// Of a network with a variance: log sigma of each joint, from z and the gated weights that head() leaves in the mean's
+// place, to where the joint's first input was, which the same lane has read. A pass of its own: models without pay one
+// test of a pointer, and no register.
+template <typename B>
+PORT_DEVICE void head_log_std(const B& b) {
+  const Network& net = b.net;
+  const int n_joints = net.joints;
+  PORT_LOOP
+  for (int unit = b.warp; unit < B::kPoses * n_joints; unit += kWarps) {
+    const int which = unit / n_joints, n = unit % n_joints;
+    const float *z = b.z(which) + n * row_ld(net), *gated = b.vectors(which);
+    float sum = 0.0f;
+    PORT_LOOP
+    for (int c = b.lane; c < net.width; c += kLanes) sum = fmaf(z[c], gated[c], sum);
+    sum = warp_sum(sum) + b.floats(net.head_bias)[2];
+    if (b.lane == 0) b.pose(which)->inputs[n * net.channels] = sum;
+  }
+}
+
 // Eqs. (10)-(11): z to pose->framed. Needs z and the last MLP's partials; barriers inside.
 template <typename B>
 PORT_DEVICE void head(const B& b, const float* bias) {
@@ -302,7 +321,7 @@ PORT_DEVICE void head(const B& b, const float* bias) {
     gather_row(b, unit / n_joints, unit % n_joints, bias, true, true);
   }
   sync_block();
-  // Of each pose: mean [width], gated weights [2][width], squeezed [se_width].
+  // Of each pose: mean [width], later log sigma's gated weights; gated weights [2][width]; squeezed [se_width].
   PORT_LOOP
   for (int i = thread_index(); i < B::kPoses * width; i += kLineThreads) {
     const int which = i / width, c = i % width;
@@ -333,6 +352,7 @@ PORT_DEVICE void head(const B& b, const float* bias) {
     const float gate = 1.0f / (1.0f + exp2_approx(fminf(sum, 126.0f)));
     b.vectors(which)[width + c] = gate * b.floats(net.head)[c];
     b.vectors(which)[2 * width + c] = gate * b.floats(net.head)[width + c];
+    if (b.p.out.std) b.vectors(which)[c] = gate * b.floats(net.head)[2 * width + c];
   }
   sync_block();
   PORT_LOOP
@@ -354,6 +374,7 @@ PORT_DEVICE void head(const B& b, const float* bias) {
       pose->framed[2 * n + 1] = net.residual ? input[1] + down : down;
     }
   }
+  if (b.p.out.std) head_log_std(b);
 }
 
 // To the caller's memory. Needs pose->framed where a pose is active.
@@ -373,6 +394,9 @@ PORT_DEVICE void write_poses(const B& b, int64_t first) {
     if (p.out.confidence) p.out.confidence[at] = pose.confidence[b.lane];
     if (p.out.mask) p.out.mask[at] = changed ? 1 : 0;
     if (p.out.words) p.out.words[at] = changed ? 1 : 0;
+    if (p.out.std) {
+      p.out.std[at] = changed ? std_of(p.rules, pose.frame, pose.inputs[b.lane * b.net.channels]) : NAN;
+    }
   }
 }
 

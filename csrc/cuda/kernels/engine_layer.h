@@ -28,6 +28,7 @@ struct EngineArguments {
   float* joints;      // [B][N][2]
   float* confidence;  // [B][N]
   int32_t* state;     // [B][state_words]: the mask as 0 and 1, then partial sums
+  float* std;         // [B][N]; null: not computed. The exporter writes that null into the PTX of a model without
 };
 
 // Block whose partial sums may lie elsewhere.
@@ -53,6 +54,7 @@ PORT_DEVICE void run_engine_layer(const EngineConstants& constants, const Engine
   p.threshold_at = a.threshold;
   p.out.joints = a.joints;
   p.out.confidence = a.confidence;
+  p.out.std = a.std;
   p.batch = a.batch;
   int32_t* state = a.state + pose * constants.state_words;
   unsigned char* shared = dynamic_shared();
@@ -80,9 +82,9 @@ PORT_DEVICE void run_engine_layer(const EngineConstants& constants, const Engine
   PORT_CONSTANT port::kernels::EngineConstants name##_constants;                                                     \
   PORT_KERNEL(port::kernels::kLineThreads, (columns) <= 3 ? 2 : 1)                                                   \
   name(const float* first, const float* second, const float* threshold, const unsigned char* weights, int32_t batch, \
-       float* joints, float* confidence, int32_t* state) {                                                           \
+       float* joints, float* confidence, int32_t* state, float* std) {                                               \
     port::kernels::run_engine_layer<Format, columns>(                                                                \
-        name##_constants, {first, second, threshold, weights, batch, joints, confidence, state});                    \
+        name##_constants, {first, second, threshold, weights, batch, joints, confidence, state, std});               \
   }                                                                                                                  \
   }
 

@@ -28,9 +28,10 @@ struct Frame {
 // One pose on its way through the line.
 struct Pose {
   float joints[2 * kMaxJoints], confidence[kMaxJoints];  // the detector's
-  float inputs[3 * kMaxJoints], framed[2 * kMaxJoints];  // the network's
-  uint32_t masked, changed;                              // a bit per joint
-  int32_t active;                                        // it goes through the network
+  // The network's. With a variance, log sigma comes into the place of each joint's first input.
+  float inputs[3 * kMaxJoints], framed[2 * kMaxJoints];
+  uint32_t masked, changed;  // a bit per joint
+  int32_t active;            // it goes through the network
   Frame frame;
 };
 

@@ -15,8 +15,9 @@ namespace port::kernels {
 
 constexpr int kLanes = 32;
 constexpr int kMaxJoints = 32;
-constexpr float kMissing = 1e6f;      // pixels; kMaxCoordinate of model.h
-constexpr float kLeastScale = 1e-3f;  // pixels; kMinScale of model.h
+constexpr float kMissing = 1e6f;                           // pixels; kMaxCoordinate of model.h
+constexpr float kLeastScale = 1e-3f;                       // pixels; kMinScale of model.h
+constexpr float kLeastLogStd = -7.0f, kMostLogStd = 0.0f;  // kLogStdLow and kLogStdHigh of model.h
 
 enum class Pixel : int32_t { kFloat, kHalf, kBfloat };
 enum class MapCodec : int32_t { kSoftargmax, kSoftargmaxSum, kArgmax };
@@ -36,6 +37,7 @@ struct Results {
   float* confidence;  // [B][N] or null
   uint8_t* mask;      // [B][N] or null
   int32_t* words;     // [B][N] or null: the mask for layers of engines, whose tensors have no bytes
+  float* std;         // [B][N] or null; null for networks without a variance
 };
 
 struct DecodeParams {
@@ -53,6 +55,7 @@ struct LineRules {
   int32_t refine_all, zero_masked;
   float frame_width, frame_height;
   float fusion, confidence_divisor;
+  float std_scale;  // of sigma in frame units; in the paper's frame in pixels already
 };
 
 // One network in one blob of device memory; offsets in bytes from its start, all on 16 bytes. csrc/cuda/pack.cpp fills
@@ -76,7 +79,7 @@ struct Network {
   uint32_t out_bias, fc2_bias;  // float [layers][width_ld]
   uint32_t se1, se1_bias;       // float [se_width][width_ld], [se_width]
   uint32_t se2, se2_bias;       // float [se_width][width_ld], [width_ld]; times -log2(e)
-  uint32_t head, head_bias;     // float [2][width_ld], [2]
+  uint32_t head, head_bias;     // float [2][width_ld], [2]; with a variance a third row, log sigma
 };
 
 // How shared memory is laid out, in bytes from its start; csrc/cuda/kernels/layout.h fills it.

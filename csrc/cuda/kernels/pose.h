@@ -113,4 +113,10 @@ PORT_DEVICE void rebuild_joint(const LineRules& rules, const Pose& pose, int lan
   }
 }
 
+// Pixels: standard deviation of a coordinate from log sigma, whose NaN it keeps.
+PORT_DEVICE float std_of(const LineRules& rules, const Frame& frame, float log_sigma) {
+  const float clamped = log_sigma < kLeastLogStd ? kLeastLogStd : log_sigma > kMostLogStd ? kMostLogStd : log_sigma;
+  return exp2_approx(clamped * 1.44269504f) * ((rules.paper_frame ? 1.0f : frame.unit) * rules.std_scale);
+}
+
 }  // namespace port::kernels

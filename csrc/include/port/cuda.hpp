@@ -7,8 +7,8 @@
 //
 // Memory       HeatmapView::data, joints, confidence, affine and everything in Output are pointers that the device can
 //              read and write: of its own memory, or mapped. They are not checked. Outputs may not overlap inputs,
-//              except that refine() may work in place, as in port.hpp. Output::std must be null: models with a
-//              variance run, but their standard deviation is computed on the CPU only (Error(kInput)).
+//              except that refine() may work in place, as in port.hpp. Output::std is of models with a variance, as
+//              there; null: not computed, and the joints are the same bits.
 // Streams      Work is queued on the caller's `stream` (null: the default stream of the object's device) and nothing is
 //              waited for: results are there when the stream has come that far. The host arrays of a call are not kept.
 // Capture      refine(), run() and decode() may be called while `stream` is being captured into a CUDA graph: they
@@ -69,6 +69,7 @@ struct CudaLayerOutput {
   float* joints = nullptr;           // [B][N][2]
   float* confidence = nullptr;       // [B][N] or null
   std::int32_t* mask = nullptr;      // [B][N] or null; 0 or 1
+  float* std = nullptr;              // [B][N] or null; of models with a variance only, as Output::std
 };
 
 class CudaRefiner {

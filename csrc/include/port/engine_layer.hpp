@@ -13,6 +13,8 @@
 //   float*       joints [B][N][2]
 //   float*       confidence [B][N]
 //   int32*       state [B][state_words], of each row the first N: the mask, 0 or 1
+//   float*       std [B][N], of models with a variance as port::Output has it. Others have no such argument: their PTX
+//                gets null in its place before it is used
 // The kernel is compiled for any model: `constants` are the bytes of its only constant, port_line_constants, to be put
 // into the PTX before it is used. Results are those of CudaRefiner with CudaVariant::kBlock, but for the last bits,
 // which are the driver's compiler's. Test: csrc/tests/emulated/test_engine_layer.cpp, tests/test_fused.py.
@@ -38,6 +40,7 @@ struct EngineLayer {
   int threads = 0;
   std::size_t shared_bytes = 0;
   int state_words = 0;
+  bool std = false;                               // the argument of that name is there
   std::vector<unsigned char> weights, constants;  // a multiple of 4 bytes each
 };
 

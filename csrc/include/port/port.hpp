@@ -153,7 +153,7 @@ struct Output {
   float* confidence = nullptr;   // [B][N]; 0..1 from heatmaps, a copy of the caller's from joints
   std::uint8_t* mask = nullptr;  // [B][N] 0 or 1: the joint was rebuilt (from decode(): is below the threshold)
   // [B][N] pixels: standard deviation of a coordinate of each rebuilt joint, NaN where the mask is 0. Only of models
-  // with a variance (Error(kInput) of others), on the CPU; the decode functions leave it alone.
+  // with a variance (Error(kInput) of others); the decode functions leave it alone.
   float* std = nullptr;
 };
 

@@ -20,16 +20,19 @@
 namespace port_test {
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 struct Answer {
   std::vector<float> joints, confidence;
   std::vector<std::uint8_t> mask;
-  explicit Answer(std::size_t rows) : joints(2 * rows, -7.0f), confidence(rows, -7.0f), mask(rows, 7) {}
-  port::Output output() { return {joints.data(), confidence.data(), mask.data()}; }
+  std::vector<float> std;  // empty: not wanted
+  explicit Answer(std::size_t rows, bool with_std = false)
+      : joints(2 * rows, -7.0f), confidence(rows, -7.0f), mask(rows, 7), std(with_std ? rows : 0, -7.0f) {}
+  port::Output output() { return {joints.data(), confidence.data(), mask.data(), std.empty() ? nullptr : std.data()}; }
   bool operator==(const Answer& other) const {
-    return same_bits(joints, other.joints) && same_bits(confidence, other.confidence) && mask == other.mask;
+    return same_bits(joints, other.joints) && same_bits(confidence, other.confidence) && mask == other.mask &&
+           same_bits(std, other.std);
   }
 };
 
@@ -59,9 +62,10 @@ inline Poses make_poses(std::int64_t batch, int count, unsigned seed) {
 struct DeviceModel {
   port::kernels::Network network;
   port::kernels::LineRules rules;
+  bool variance;
   std::unique_ptr<unsigned char, void (*)(void*)> memory{nullptr, &std::free};
 
-  DeviceModel(const port::Model& model, port::Precision precision) {
+  DeviceModel(const port::Model& model, port::Precision precision) : variance(model.variance()) {
     port::DeviceBlob blob = port::pack_for_device(model.data().spec, model.data().tensors, precision);
     void* bytes = nullptr;
     if (posix_memalign(&bytes, 128, blob.bytes.size()) != 0) std::abort();
@@ -86,9 +90,9 @@ struct Run {
 // Launches line_kernel for `params`, whose network, rules and data are filled in. In emulated_line.cpp.
 port::emulated::Counts launch_line(port::kernels::LineParams params, const Run& run);
 
-// From joints and confidence.
+// From joints and confidence; with std where the model has a variance.
 inline Answer refine(const DeviceModel& device, const Poses& poses, const Run& run, float threshold = 0.3f) {
-  Answer answer(poses.confidence.size());
+  Answer answer(poses.confidence.size(), device.variance);
   port::kernels::LineParams params{};  // no maps
   params.net = device.network;
   params.rules = device.rules;

@@ -70,6 +70,7 @@ class Tensor {
 // What TensorRT does with a layer.
 Answer launch(const port::EngineLayer& layer, Precision precision, const std::vector<float>& first,
               const std::vector<float>& second, std::int64_t batch, int joints, float threshold, unsigned seed = 0) {
+  // PTX of a model without a variance gets null for the last argument.
   const Entry* entry = std::find_if(std::begin(kEntries), std::end(kEntries), [&](const Entry& e) {
     return e.precision == precision && e.columns == layer.columns;
   });
@@ -77,7 +78,7 @@ Answer launch(const port::EngineLayer& layer, Precision precision, const std::ve
   const auto rows = static_cast<std::size_t>(batch * joints);
   const Tensor<float> in_first(first), in_second(second), in_threshold(std::vector<float>{threshold});
   const Tensor<unsigned char> weights(layer.weights);
-  const Tensor<float> out_joints(2 * rows), out_confidence(rows);
+  const Tensor<float> out_joints(2 * rows), out_confidence(rows), out_std(layer.std ? rows : 0);
   const Tensor<std::int32_t> out_state(static_cast<std::size_t>(batch) * static_cast<std::size_t>(layer.state_words));
   port::emulated::Launch grid;
   grid.blocks = static_cast<int>(batch);
@@ -86,9 +87,11 @@ Answer launch(const port::EngineLayer& layer, Precision precision, const std::ve
   grid.seed = seed;
   port::emulated::launch(grid, [&] {
     entry->kernel(in_first.data(), in_second.data(), in_threshold.data(), weights.data(),
-                  static_cast<std::int32_t>(batch), out_joints.data(), out_confidence.data(), out_state.data());
+                  static_cast<std::int32_t>(batch), out_joints.data(), out_confidence.data(), out_state.data(),
+                  layer.std ? out_std.data() : nullptr);
   });
-  Answer answer(rows);
+  Answer answer(rows, layer.std);
+  std::copy_n(out_std.data(), answer.std.size(), answer.std.begin());
   std::copy_n(out_joints.data(), 2 * rows, answer.joints.begin());
   std::copy_n(out_confidence.data(), rows, answer.confidence.begin());
   for (std::size_t i = 0; i < rows; ++i) {
@@ -119,10 +122,51 @@ void check_joints(const std::shared_ptr<const port::Model>& model, const Poses& 
     const double floor = precision == Precision::kFloat32 ? 5e-4 : precision == Precision::kFloat16 ? 2e-3 : 1.6e-2;
     CHECK_CASE(d.root_mean_square <= 2.0 * allowed.root_mean_square + floor, label);
     CHECK_CASE(got.mask == want.mask && same_bits(got.confidence, want.confidence), label);
+    const double std_error = std_distance(got, want).root_mean_square;
+    const double std_allowed = 2.0 * std_distance(rounded, want).root_mean_square + std_floor(precision);
+    CHECK_CASE(got.std.size() == want.std.size() && std_error <= std_allowed,
+               label + ", std " + std::to_string(std_error));
     const DeviceModel device(*model, precision);
     Run run;
     run.precision = precision;
     CHECK_CASE(got == refine(device, poses, run), label + " has other bits than CudaRefiner's kernel");
+  }
+}
+
+void check_heatmaps(const std::shared_ptr<const port::Model>& model) {
+  const int n = model->joints(), height = 12, width = 16;
+  const std::int64_t batch = 3;
+  std::mt19937 random(4);
+  std::uniform_real_distribution<float> unit(0.0f, 1.0f);
+  std::vector<float> maps, affine;
+  for (std::int64_t i = 0; i < batch * n * height * width; ++i) maps.push_back(0.1f * unit(random));
+  for (std::int64_t i = 0; i < batch * n; ++i) {
+    const auto at = static_cast<std::size_t>(i * height * width + static_cast<int>(unit(random) * 190.0f));
+    maps[at] = i / n == 2 ? 0.0f : unit(random);  // the last pose has nothing that is seen: it stays as it is
+  }
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for (const float v : {4.0f, 0.0f, 30.0f, 0.0f, 4.0f, 50.0f}) affine.push_back(v + static_cast<float>(b));
+  }
+  for (const Precision precision : kPrecisions) {
+    const port::EngineLayer layer = port::make_engine_layer(*model, {precision, height, width});
+    const Answer got = launch(layer, precision, maps, affine, batch, n, 0.35f);
+    const DeviceModel device(*model, precision);
+    Answer want(static_cast<std::size_t>(batch * n), device.variance);
+    port::kernels::LineParams params{};
+    params.net = device.network;
+    params.rules = device.rules;
+    params.maps = port::maps_of(port::HeatmapView::dense(maps.data(), port::DType::kFloat32, batch, n, height, width),
+                                model->codec(), model->temperature());
+    params.affine = affine.data();
+    params.out = port::results_of(want.output());
+    params.batch = batch;
+    params.threshold = 0.35f;
+    Run run;
+    run.precision = precision;
+    launch_line(params, run);
+    CHECK_CASE(got == want, port::to_string(precision));
+    CHECK(std::count(got.mask.begin(), got.mask.end(), 1) > 0);
+    CHECK(std::count(got.mask.begin(), got.mask.end(), 0) > 0);
   }
 }
 
@@ -155,41 +199,19 @@ TEST(numbers_of_joints) {
   }
 }
 
+TEST(variance) {
+  for (const char* rules : {R"("min_visible": 2)", R"("refine": "all", "frame": "paper", "frame_size": [640, 480])"}) {
+    const auto model = random_model(rules, R"({"width": 32, "layers": 2, "heads": 4, "head_dim": 16, "variance": true,)"
+                                           R"( "input_channels": 3})");
+    CHECK(port::make_engine_layer(*model, {}).std);
+    check_joints(model, make_poses(3, model->joints(), 8), rules);
+  }
+}
+
 TEST(heatmaps_with_affine) {
-  const auto model = port::Model::load(std::string(PORT_MODELS) + "/hand21.safetensors");
-  const int n = model->joints(), height = 12, width = 16;
-  const std::int64_t batch = 3;
-  std::mt19937 random(4);
-  std::uniform_real_distribution<float> unit(0.0f, 1.0f);
-  std::vector<float> maps, affine;
-  for (std::int64_t i = 0; i < batch * n * height * width; ++i) maps.push_back(0.1f * unit(random));
-  for (std::int64_t i = 0; i < batch * n; ++i) {
-    const auto at = static_cast<std::size_t>(i * height * width + static_cast<int>(unit(random) * 190.0f));
-    maps[at] = i / n == 2 ? 0.0f : unit(random);  // the last pose has nothing that is seen: it stays as it is
-  }
-  for (std::int64_t b = 0; b < batch; ++b) {
-    for (const float v : {4.0f, 0.0f, 30.0f, 0.0f, 4.0f, 50.0f}) affine.push_back(v + static_cast<float>(b));
-  }
-  for (const Precision precision : kPrecisions) {
-    const port::EngineLayer layer = port::make_engine_layer(*model, {precision, height, width});
-    const Answer got = launch(layer, precision, maps, affine, batch, n, 0.35f);
-    const DeviceModel device(*model, precision);
-    Answer want(static_cast<std::size_t>(batch * n));
-    port::kernels::LineParams params{};
-    params.net = device.network;
-    params.rules = device.rules;
-    params.maps = port::maps_of(port::HeatmapView::dense(maps.data(), port::DType::kFloat32, batch, n, height, width),
-                                model->codec(), model->temperature());
-    params.affine = affine.data();
-    params.out = port::results_of(want.output());
-    params.batch = batch;
-    params.threshold = 0.35f;
-    Run run;
-    run.precision = precision;
-    launch_line(params, run);
-    CHECK_CASE(got == want, port::to_string(precision));
-    CHECK(std::count(got.mask.begin(), got.mask.end(), 1) > 0);
-    CHECK(std::count(got.mask.begin(), got.mask.end(), 0) > 0);
+  for (const auto& model : {port::Model::load(std::string(PORT_MODELS) + "/hand21.safetensors"),
+                            random_model("", R"({"width": 16, "layers": 1, "heads": 2, "variance": true})")}) {
+    check_heatmaps(model);
   }
 }
 

@@ -54,7 +54,7 @@ std::vector<float> make_maps(std::int64_t count, int height, int width, unsigned
 
 Answer from_maps(const DeviceModel& device, const port::HeatmapView& view, const float* affine, const Run& run,
                  port::emulated::Counts* counts = nullptr) {
-  Answer answer(static_cast<std::size_t>(view.batch * view.joints));
+  Answer answer(static_cast<std::size_t>(view.batch * view.joints), device.variance);
   port::kernels::LineParams params{};
   params.net = device.network;
   params.rules = device.rules;
@@ -139,7 +139,7 @@ TEST(in_place) {
     params.rules = device.rules;
     params.joints = same.joints.data();
     params.confidence = same.confidence.data();
-    params.out = {same.joints.data(), same.confidence.data(), mask.data(), nullptr};
+    params.out = {same.joints.data(), same.confidence.data(), mask.data(), nullptr, nullptr};
     params.batch = same.batch;
     params.threshold = 0.3f;
     launch_line(params, variant(which));

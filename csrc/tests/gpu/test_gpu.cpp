@@ -79,13 +79,14 @@ Poses make_poses(std::int64_t batch, int n, unsigned seed) {
 struct Answer {
   std::vector<float> joints, confidence;
   std::vector<std::uint8_t> mask;
+  std::vector<float> std;  // of a model with a variance
 };
 
 bool same(const Answer& a, const Answer& b) {
   const auto equal = [](const std::vector<float>& x, const std::vector<float>& y) {
-    return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+    return x.size() == y.size() && (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0);
   };
-  return equal(a.joints, b.joints) && equal(a.confidence, b.confidence) && a.mask == b.mask;
+  return equal(a.joints, b.joints) && equal(a.confidence, b.confidence) && a.mask == b.mask && equal(a.std, b.std);
 }
 
 double largest_error(const Answer& got, const Answer& want) {
@@ -98,6 +99,20 @@ double largest_error(const Answer& got, const Answer& want) {
   return largest;
 }
 
+double largest_std_error(const Answer& got, const Answer& want) {  // relative
+  double largest = got.std.size() == want.std.size() ? 0.0 : 1e9;
+  for (std::size_t i = 0; i < want.std.size(); ++i) {
+    const double a = static_cast<double>(got.std[i]), b = static_cast<double>(want.std[i]);
+    if (std::isnan(a) && std::isnan(b)) continue;
+    largest = std::isnan(a) || std::isnan(b) ? 1e9 : std::max(largest, std::fabs(a / b - 1.0));
+  }
+  return largest;
+}
+
+double allowed_std(Precision precision) {  // STD_TOLERANCE of verify.py
+  return precision == Precision::kFloat32 ? 1e-3 : precision == Precision::kFloat16 ? 0.1 : 0.5;
+}
+
 double allowed(Precision precision) {  // pixels, poses of 200 px
   return precision == Precision::kFloat32 ? 1e-3 : precision == Precision::kFloat16 ? 0.5 : 8.0;
 }
@@ -106,16 +121,21 @@ Answer on_gpu(const port::CudaRefiner& refiner, const Poses& poses, cudaStream_t
   const DeviceArray<float> joints(poses.joints), confidence(poses.confidence);
   const DeviceArray<float> out_joints(poses.joints.size()), out_confidence(poses.confidence.size());
   const DeviceArray<std::uint8_t> mask(poses.confidence.size());
-  refiner.refine(joints.data(), confidence.data(), poses.batch, 0.3f,
-                 {out_joints.data(), out_confidence.data(), mask.data()}, stream);
-  return {out_joints.get(), out_confidence.get(), mask.get()};
+  const DeviceArray<float> std(refiner.model().variance() ? poses.confidence.size() : 0);
+  refiner.refine(
+      joints.data(), confidence.data(), poses.batch, 0.3f,
+      {out_joints.data(), out_confidence.data(), mask.data(), refiner.model().variance() ? std.data() : nullptr},
+      stream);
+  return {out_joints.get(), out_confidence.get(), mask.get(), std.get()};
 }
 
 Answer on_processor(const std::shared_ptr<const port::Model>& model, const Poses& poses) {
   Answer a{std::vector<float>(poses.joints.size()), std::vector<float>(poses.confidence.size()),
-           std::vector<std::uint8_t>(poses.confidence.size())};
-  port::Refiner(model).refine(poses.joints.data(), poses.confidence.data(), poses.batch, 0.3f,
-                              {a.joints.data(), a.confidence.data(), a.mask.data()});
+           std::vector<std::uint8_t>(poses.confidence.size()),
+           std::vector<float>(model->variance() ? poses.confidence.size() : 0)};
+  port::Refiner(model).refine(
+      poses.joints.data(), poses.confidence.data(), poses.batch, 0.3f,
+      {a.joints.data(), a.confidence.data(), a.mask.data(), model->variance() ? a.std.data() : nullptr});
   return a;
 }
 
@@ -123,12 +143,17 @@ std::shared_ptr<const port::Model> bundled(const char* name) {
   return port::Model::load(std::string(PORT_MODELS) + "/" + name + ".safetensors");
 }
 
+std::shared_ptr<const port::Model> with_variance() {
+  return port_test::random_model("", R"({"width": 64, "layers": 3, "heads": 4, "head_dim": 16, "input_channels": 3,)"
+                                     R"( "residual": true, "mask_embedding": false, "variance": true})");
+}
+
 }  // namespace
 
 TEST(every_way_and_batch) {
   unsigned seed = 1;
-  for (const char* name : {"hand21", "hand21-paper", "mpii16"}) {
-    const auto model = bundled(name);
+  for (const char* name : {"hand21", "hand21-paper", "mpii16", "variance"}) {
+    const auto model = name == std::string("variance") ? with_variance() : bundled(name);
     std::vector<std::unique_ptr<port::CudaRefiner>> refiners;
     for (const Way& way : ways()) refiners.push_back(make(model, way));
     for (const std::int64_t batch : {0, 1, 2, 3, 33, 34, 131, 132, 133, 265, 529, 1025}) {
@@ -143,6 +168,7 @@ TEST(every_way_and_batch) {
         const double error = largest_error(got, want);
         CHECK_CASE(error <= allowed(way.precision), label + ": " + std::to_string(error) + " px");
         CHECK_CASE(got.mask == want.mask, label);
+        CHECK_CASE(largest_std_error(got, want) <= allowed_std(way.precision), label + " std");
         CHECK_CASE(same(got, again), label + ": other bits the second time");
         if (way.precision != Precision::kFloat16) continue;
         if (half) CHECK_CASE(same(got, *half), label + ": other bits than another variant");
@@ -179,7 +205,8 @@ TEST(from_heatmaps_of_every_type) {
     const DeviceArray<std::uint16_t> device_half(half);
     Answer want{std::vector<float>(static_cast<std::size_t>(2 * count)),
                 std::vector<float>(static_cast<std::size_t>(count)),
-                std::vector<std::uint8_t>(static_cast<std::size_t>(count))};
+                std::vector<std::uint8_t>(static_cast<std::size_t>(count)),
+                {}};
     const port::Output to{want.joints.data(), want.confidence.data(), want.mask.data()};
     const auto host = port::HeatmapView::dense(maps.data(), port::DType::kFloat32, batch, n, height, width);
     for (const bool line : {false, true}) {
@@ -200,7 +227,7 @@ TEST(from_heatmaps_of_every_type) {
         } else {
           port::cuda_decode(view, model->codec(), model->temperature(), 0.3f, out, 0, nullptr);
         }
-        const Answer got{joints.get(), confidence.get(), mask.get()};
+        const Answer got{joints.get(), confidence.get(), mask.get(), {}};
         CHECK(largest_error(got, want) < (line ? 0.2 : 5e-4) && got.mask == want.mask);
         CHECK(got.confidence == want.confidence);
       }
