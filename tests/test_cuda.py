@@ -43,7 +43,7 @@ def gpu_refiner(model: Any, precision: str, variant: str | None = None) -> Refin
         raise
 
 
-@pytest.mark.parametrize("model", ["hand21", "hand21-paper", "mpii16"])
+@pytest.mark.parametrize("model", ["hand21", "hand21-paper", "mpii16", "coco17", "h36m17"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_agrees_with_the_processor(model: str, precision: str, variant: str | None) -> None:

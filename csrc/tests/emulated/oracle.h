@@ -76,7 +76,7 @@ inline Distance std_distance(const Answer& got, const Answer& want) {
 
 // What rounding alone may explain where few joints make `allowed` a noisy measure.
 inline double std_floor(port::Precision precision) {
-  return precision == port::Precision::kFloat32 ? 2e-5 : precision == port::Precision::kFloat16 ? 1e-3 : 8e-3;
+  return precision == port::Precision::kFloat32 ? 2e-5 : precision == port::Precision::kFloat16 ? 2e-4 : 2e-3;
 }
 
 inline double round_to(port::Precision precision, double x) {

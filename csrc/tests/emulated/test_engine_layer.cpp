@@ -173,7 +173,7 @@ void check_heatmaps(const std::shared_ptr<const port::Model>& model) {
 }  // namespace
 
 TEST(bundled_models) {
-  for (const char* name : {"hand21", "hand21-paper", "mpii16"}) {
+  for (const char* name : {"hand21", "hand21-paper", "mpii16", "coco17", "h36m17"}) {
     const auto model = port::Model::load(std::string(PORT_MODELS) + "/" + name + ".safetensors");
     Poses poses = make_poses(2, model->joints(), 3);
     std::fill(poses.confidence.begin() + model->joints(), poses.confidence.end(), 0.9f);  // nothing to do

@@ -152,7 +152,7 @@ std::shared_ptr<const port::Model> with_variance() {
 
 TEST(every_way_and_batch) {
   unsigned seed = 1;
-  for (const char* name : {"hand21", "hand21-paper", "mpii16", "variance"}) {
+  for (const char* name : {"hand21", "hand21-paper", "mpii16", "coco17", "h36m17", "variance"}) {
     const auto model = name == std::string("variance") ? with_variance() : bundled(name);
     std::vector<std::unique_ptr<port::CudaRefiner>> refiners;
     for (const Way& way : ways()) refiners.push_back(make(model, way));
