@@ -293,8 +293,8 @@ PORT_DEVICE void aggregate(const B& b) {
 }
 
 // Of a network with a variance: log sigma of each joint, from z and the gated weights that head() leaves in the mean's
-// place, to where the joint's first input was, which the same lane has read. A pass of its own: models without pay one
-// test of a pointer, and no register.
+// place, to where the joint's first input was, which the same lane has read. A pass of its own: models without pay
+// tests of a pointer.
 template <typename B>
 PORT_DEVICE void head_log_std(const B& b) {
   const Network& net = b.net;
