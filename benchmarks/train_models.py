@@ -83,10 +83,8 @@ MOBILENET = (("mobilenetv2", "panoptic_dev_hand21.npz"),)
 BODY_DETECTORS = (("lite-hrnet18", "photos774_body17_litehrnet.npz"), ("openpose", "lsp_body14_openpose.npz"))
 SIGNS = "signlex_mediapipe_hand21.npz"
 RECIPES = {
-    "hand21-first": Recipe("hand21", HANDS, 120, ("subject=6",), None, (*HAND, "--average", "0.9995"), MANO),
     "hand21": Recipe(
-        *("hand21", HANDS, 110, ("subject=6",), "hand21-first"),
-        *((*HAND, "--average", "0.9995", "--lr", "4e-3"), MANO, RESEARCH, MOBILENET),
+        "hand21", HANDS, 120, ("subject=6",), None, (*HAND, "--average", "0.9995"), MANO, RESEARCH, MOBILENET
     ),
     "hand21-free": Recipe("hand21", (f"{SIGNS}:1",), 20, (), None, HAND, SIGNS, FREE_HAND, MOBILENET),
     "h36m17": Recipe("h36m17", BODIES, 36, SUBJECTS, None, BODY),
