@@ -27,7 +27,7 @@ from port_deploy.files import write_bytes
 from port_deploy.weights import bundled_models, load_model
 
 SPREAD = 0.03
-"""Two trainings of one model that differ by their seed alone score alike within this part (see the cards)."""
+"""How much worse another training may score: an allowance for seed, processor and PyTorch's version, not measured."""
 
 RESEARCH = "non-commercial research only (the training data's licences; see the card)"
 MANO = "mano_scans_hand21.npz"
