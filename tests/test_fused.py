@@ -408,15 +408,18 @@ def test_what_stands_around_the_layer_builds_in_tensorrt_rtx(kernels: Path, monk
         first = network.add_gather(inputs[1], network.add_constant((1,), np.zeros(1, np.int32)).get_output(0), 1)
         column = network.add_cast(first.get_output(0), library.int32).get_output(0)
         state = network.add_elementwise(column, packed, library.ElementWiseOperation.SUM)
-        outputs = [network.add_identity(t).get_output(0) for t in inputs[:2]] + [state.get_output(0)]
+        copies = [network.add_identity(inputs[i]).get_output(0) for i in (0, 1, 1)]
+        outputs = [*copies[:2], state.get_output(0), copies[2]]
         return SimpleNamespace(get_output=lambda i: outputs[i], name="")
 
     monkeypatch.setattr(fused_network, "_add_aot", stand_in)
     builder = rtx.Builder(rtx.Logger(rtx.Logger.ERROR))
     network, keep = build_network(rtx, builder, fused)
-    assert [network.get_output(i).name for i in range(3)] == list(OUTPUTS["joints"])
-    assert [network.get_output(i).dtype for i in range(3)] == [rtx.float32, rtx.float32, rtx.bool]
-    assert [tuple(network.get_output(i).shape) for i in range(3)] == [(-1, 21, 2), (-1, 21), (-1, 21)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    assert model.spec.config.variance
+    assert [t.name for t in outputs] == [*OUTPUTS["joints"], "std"]
+    assert [t.dtype for t in outputs] == [rtx.float32, rtx.float32, rtx.bool, rtx.float32]
+    assert [tuple(t.shape) for t in outputs] == [(-1, 21, 2), (-1, 21), (-1, 21), (-1, 21)]
     config = builder.create_builder_config()
     config.add_optimization_profile(to_engine._profile(builder, network, SIZE, (1, 4, 16)))
     assert builder.build_serialized_network(network, config) is not None
