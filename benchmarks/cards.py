@@ -4,17 +4,18 @@
     python benchmarks/cards.py DATA [NAME ...]     writes them; DATA is the folder of the research data
     python benchmarks/cards.py DATA --check        exit code 1 if one says something else
 
-All figures come from the model file and from scoring it here; what a figure cannot say stands in NOTES.
+All figures come from the model file and from scoring it here; what a figure cannot say stands in card_texts.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evaluate import HANDS, OCCLUDED, PHOTOGRAPHS, SPORTS
+from card_texts import HIDDEN, NOTES, OLDER, REAL, SEEN_BODIES, SEEN_HANDS, SOURCES, UNLIMITED, VIEWS
 from train_models import RECIPES
 
 from port_deploy.baselines import LinearCompletion, neighbour_mean
@@ -30,114 +31,6 @@ from port_deploy.refiner import Refiner
 from port_deploy.weights import Model, bundled_models, load_model
 
 FOLDER = Path(__file__).resolve().parents[1] / "port_deploy" / "data" / "models"
-SOURCES = {
-    "mano_scans_hand21.npz": ("MANO (Romero et al. 2017), joints of registered scans, 3D", "non-commercial"),
-    "signlex_mediapipe_hand21.npz": ("MediaPipe hands found in sign-language videos, 2D", "MIT"),
-    "gesturecsv_mediapipe_hand21.npz": (
-        "MediaPipe hands found in gesture pictures, 2D",
-        "Apache-2.0 or none stated",
-    ),
-    "fphb_hand21.npz": ("FPHB (Garcia-Hernando et al. 2018), motion capture, 3D", "academic research only"),
-    "h36m_mocap_body17.npz": ("Human3.6M (Ionescu et al. 2014), motion capture, 3D", "academic use"),
-    "bandai_mocap_body17.npz": ("Bandai-Namco-Research-Motiondataset, 3D", "CC BY-NC 4.0"),
-    "cmu_mocap_body17.npz": ("CMU motion capture, 3D", "free use"),
-    "pennaction_body13.npz": ("Penn Action (Zhang et al. 2013), labels on video, 2D", "research"),
-    "jhmdb_body15.npz": ("JHMDB (Jhuang et al. 2013), labels on video, 2D", "research"),
-}
-"""File -> what it is, and the licence at its source."""
-
-REAL = {
-    "hand21": ((HANDS, "MobileNetV2 on CMU Panoptic hands", "pred", "conf"),),
-    "coco17": (
-        (PHOTOGRAPHS, "Lite-HRNet-18 on 774 photographs", "pred", "conf"),
-        (SPORTS, "OpenPose on LSP (limbs)", "pred", "conf"),
-    ),
-    "mpii16": (
-        (PHOTOGRAPHS, "Lite-HRNet-18 on 774 photographs (limbs)", "pred", "conf"),
-        (SPORTS, "OpenPose on LSP", "pred", "conf"),
-        (OCCLUDED, "Stacked Hourglass on MPII, joints labelled as occluded", "pred_hourglass", "visible"),
-        (OCCLUDED, "Tompson et al. on MPII, joints labelled as occluded", "pred_tompson_format", "visible"),
-    ),
-    "h36m17": ((SPORTS, "OpenPose on LSP (limbs)", "pred", "conf"),),
-}
-"""Skeleton -> real detectors' outputs: file, what it is, arrays. Never trained on."""
-
-HIDDEN: dict[str, tuple[tuple[str, str, dict[str, tuple[float, ...]]], ...]] = {
-    "hand21": (
-        ("fphb_hand21.npz", "FPHB, subject 6", {"subject": (6.0,)}),
-        ("mano_scans_hand21.npz", "MANO scans", {}),
-    ),
-    "body": (("h36m_mocap_body17.npz", "Human3.6M, subjects 9 and 11", {"subject": (9.0, 11.0)}),),
-}
-"""Held-out poses on which joints are hidden: file, what it is, what is held out."""
-VIEWS = 2000
-
-SEEN_HANDS = (
-    "What was seen of this set: no label of it was trained on or chose a checkpoint. But earlier models' scores on "
-    "it were read between runs: FPHB's weight was lowered after the wrist's error was seen, the simulated detector "
-    "was redesigned, and the range of hands' errors widened, after such looks. Settings that carry a detector's "
-    "name were chosen by cross-validation on it, and their row is scored on folds left out. So this is no blind "
-    "test."
-)
-SEEN_BODIES = (
-    "What was seen of these sets: no label of them was trained on or chose a checkpoint. But the simulated "
-    "detector's few numbers (error by confidence, share of swaps) were fitted to the pooled outputs of OpenPose on "
-    "LSP and Lite-HRNet on the photographs, and it was redesigned three times after scores on both. So this is no "
-    "blind test."
-)
-BODY_LIMITS = (
-    "On real detectors it repairs little: joints of low confidence lie mostly on unusual limbs, near their place or "
-    "plausibly wrong, and moving them towards the usual gains as often as it loses. Hence fusion 0.25; "
-    '`Refiner.load(…, detector="reconstruct")` replaces masked joints outright, as in eq. (14): right where something '
-    "really hides them and the detector is lost. Run `port-calibrate` on your detector first.",
-    "Legs out of the picture are rebuilt where a standing person's would be: plausible, not known.",
-    "Trained on upright people: lying, upside-down and acrobatic poses are outside its data.",
-)
-FACE_LIMIT = (
-    "Nose, eyes and ears are in no training data: they are simulated on the motion capture's shoulders, a head of "
-    "average measures turned at random (`port_deploy/nn/face.py`)."
-)
-HAND_LIMITS = (
-    "Its errors are learnt from a simulated detector: on real detections the gain is far smaller than in simulation.",
-    "No picture goes in: a hand seen from front and back at the same joints is the same to it.",
-)
-OLDER = {
-    "mpii16": "Two runs of earlier revisions (786,432 views with AdamW at 501f2a3, 1,638,400 with Muon at 9f1074e), "
-    "then the variance, at 18a9744. Trained anew by the recipe of today it scores alike (held-out error -1.6 to "
-    "+3.1 % by source), so it was not replaced."
-}
-"""Models whose weights are older than their recipe -> how they came to be."""
-
-NOTES: dict[str, tuple[str, ...]] = {
-    "hand21": (
-        "FPHB has its own wrist, thumb base and knuckles (its palm is a third shorter than that of MANO and "
-        "MediaPipe), so it has little weight.",
-        "Tried without gain, on the detections above: the mean over turned and mirrored inputs (EPE 0.004 px less, "
-        "for eight times the work), and a monotone map of confidence fitted to the detector's errors (9.60 px on "
-        "folds left out, against 9.53 without). Another 5.6 million views brought the held-out error 1.4 % down and "
-        "the detections above nothing (root 15.37, EPE 9.53, P-EPE 7.30 px): what is left lies between the "
-        "simulated detector and a real one.",
-        *HAND_LIMITS,
-    ),
-    "hand21-free": (
-        "All its poses are 2D hands of signers that MediaPipe found: no view from elsewhere.",
-        *HAND_LIMITS,
-    ),
-    "coco17": (FACE_LIMIT, *BODY_LIMITS),
-    "coco17-free": ("Its poses are CMU's alone, 4,235 of them.", FACE_LIMIT, *BODY_LIMITS),
-    "mpii16": ("Head, neck, thorax and hips are motion capture's, near MPII's and not the same.", *BODY_LIMITS),
-    "mpii16-free": (
-        "Its poses are CMU's alone, 4,235 of them; head, neck, thorax and hips are motion capture's.",
-        *BODY_LIMITS,
-    ),
-    "h36m17": BODY_LIMITS,
-    "h36m17-free": (
-        "Its poses are CMU's alone, 4,235 of them, whose hips, thorax and neck lie elsewhere than in the other sets: "
-        "behind detectors of other conventions it may harm (see above).",
-        *BODY_LIMITS,
-    ),
-}
-"""Model -> its limits."""
 
 
 def card(name: str, data: Path) -> str:
@@ -188,7 +81,7 @@ def _history(model: Model) -> list[str]:
         told = (
             f"{views}; the best epoch by held-out data. Then the variance alone. PyTorch "
             f"{model.spec.training['torch']}, one thread; another version, processor or thread count gives other last "
-            "digits. One command, seed 0:"
+            "digits. Its steps were run one by one; one command, seed 0, runs them all:"
         )
     return [told, "", "```", f"python benchmarks/train_models.py {name} DATA -o runs", "```"]
 
@@ -272,7 +165,7 @@ def _occluded(model: Model, data: Path) -> list[str]:
     setting = "as shipped" if hand else "reconstruct"
     lines = [
         f"`port-simulate`, {VIEWS:,} held-out views, pixels of a 256-pixel picture; the joints "
-        + ("below confidence 0.3" if hand else "under 30-pixel patches (the paper's H36M_masked)")
+        + ("below confidence 0.3" if hand else "that 30-pixel patches hide (the paper's H36M_masked)")
         + f"; setting: {setting}. The baselines rebuild the joints below δ from the others.",
         "",
         "| poses | detector | + PORT | change | + mean of the neighbours | + linear completion (PCA) |",
@@ -283,16 +176,24 @@ def _occluded(model: Model, data: Path) -> list[str]:
         arrays = simulate(DataSpec.parse(f"{data / file}:1{face}"), skeleton, held, VIEWS, not hand)
         truth, found, confidence = (np.asarray(arrays[k], np.float32) for k in ("joints", "pred", "conf"))
         low = confidence < (0.3 if hand else chosen.spec.threshold)
-        scored = (low if hand else arrays["patched"]) & arrays["labelled"] & np.isfinite(found).all(-1)
-        try:
-            linear = LinearCompletion(load_poses(data / file, skeleton))(found, low)
-        except InputError:
-            linear = None
-        answers = (found, Refiner.load(chosen).refine(found, confidence).joints, neighbour_mean(skeleton, found, low))
-        before, after, mean = (float(np.linalg.norm(a - truth, axis=-1)[scored].mean()) for a in answers)
-        pca = "–" if linear is None else f"{np.linalg.norm(linear - truth, axis=-1)[scored].mean():.2f}"
-        change = f"{100 * (after / before - 1):+.0f} %"
-        lines.append(f"| {what} | {before:.2f} | {after:.2f} | {change} | {mean:.2f} | {pca} |")
+        answers = {
+            "detector": found,
+            "port": Refiner.load(chosen).refine(found, confidence).joints,
+            "neighbours": neighbour_mean(skeleton, found, low),
+        }
+        with contextlib.suppress(InputError):  # poses without every joint: no linear completion
+            answers["linear"] = LinearCompletion(load_poses(data / file, skeleton))(found, low)
+        for group, which in ({"": low} if hand else {", under patches": arrays["patched"], ", below δ": low}).items():
+            scored = which & arrays["labelled"] & np.isfinite(found).all(-1)
+            errors = {k: float(np.linalg.norm(v - truth, axis=-1)[scored].mean()) for k, v in answers.items()}
+            cells = {
+                k: f"{errors[k]:.2f}" if k in errors else "–" for k in ("detector", "port", "neighbours", "linear")
+            }
+            change = f"{100 * (errors['port'] / errors['detector'] - 1):+.0f} %"
+            before, after, *baselines = cells.values()
+            lines.append(f"| {what}{group} | {before} | {after} | {change} | {' | '.join(baselines)} |")
+    if not hand and chosen.spec.max_masked == chosen.spec.joints:
+        lines += ["", UNLIMITED]
     return lines
 
 

@@ -26,7 +26,7 @@ from port_deploy.errors import InputError, PortError
 from port_deploy.files import write_bytes
 from port_deploy.weights import bundled_models, load_model
 
-SPREAD = 0.04
+SPREAD = 0.03
 """How much worse another training may score: an allowance for seed, processor and PyTorch's version, not measured."""
 
 RESEARCH = "non-commercial research only (the training data's licences; see the card)"

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""port-export --trt --fuse without a GPU: the kernel's PTX, the network around it, both ways of plugins, the errors.
+"""port-export --trt --fuse without a GPU: the network around it, both ways of plugins, the errors.
 
-TensorRT is a stand-in (fake_plugins.py) that checks every call as NVIDIA's own Python files do; the PTX is real where
-nvcc is. The kernel itself runs in csrc/tests/emulated/test_engine_layer.cpp, fused engines in test_tensorrt_gpu.py.
+TensorRT is a stand-in (fake_plugins.py) that checks every call as NVIDIA's own Python files do; its kernels are
+stand-ins too (fake_kernels.py; test_fused_kernel.py has the real ones). The kernel itself runs in
+csrc/tests/emulated/test_engine_layer.cpp, fused engines in test_tensorrt_gpu.py.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,56 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import random_model
+from fake_kernels import SIZE, with_variance, write_ptx
 from fake_plugins import launch, library_with_plugins
 
 from port_deploy.backends import cuda_memory, engine_plugin, native, native_cuda
 from port_deploy.backends.base import Availability
 from port_deploy.cli.export import main
 from port_deploy.engine_info import EngineInfo
-from port_deploy.errors import BackendUnavailableError, ExportError, InputError
+from port_deploy.errors import BackendUnavailableError, InputError
 from port_deploy.export import fused_kernel, fused_network, to_engine
 from port_deploy.export.engine_options import BuildOptions
-from port_deploy.export.fused_kernel import drop_last_argument, find_ptx, make_kernel, specialise
+from port_deploy.export.fused_kernel import find_ptx, make_kernel
 from port_deploy.export.fused_network import build_network, plan_fused
 from port_deploy.export.to_engine import build_engine
 from port_deploy.sidecar import INPUTS, OUTPUTS, Sidecar
-from port_deploy.weights import Model, load_model, model_from_bytes, model_to_bytes
-
-ROOT = Path(__file__).parents[1]
-SIZE = (64, 48)
-
-# As nvcc writes it, in short; 24 bytes of constants.
-PTX = """\
-.version 9.0
-.target sm_80
-.address_size 64
-
-.const .align 8 .b8 port_line_constants[{size}];
-.visible .entry port_line(
-\t.param .u64 port_line_param_0,
-\t.param .u64 port_line_param_1
-)
-{{
-\tld.param.u64 \t%rd3, [port_line_param_0];
-\tld.param.u64 \t%rd4, [port_line_param_1];
-\tld.const.u32 \t%r1, [port_line_constants];
-\t.pragma "used_bytes_mask 240";
-\tld.const.v2.u32 \t{{%r2, %r3}}, [port_line_constants+4];
-\tld.const.f32 \t%f1, [port_line_constants+12];
-\tld.const.s32 \t%rd1, [port_line_constants+16];
-\tld.const.u64 \t%rd2, [port_line_constants+16];
-\tret;
-}}
-"""
-
-
-def write_ptx(folder: Path) -> None:
-    """A stand-in for every kernel that a build with CUDA has."""
-    folder.mkdir(exist_ok=True)
-    for kind in ("fp32_{}_sm75", "fp16_{}_sm75", "fp16_{}_sm80", "bf16_{}_sm80"):
-        for columns in (2, 3, 4):
-            text = PTX.format(size=424).replace("sm_80", f"sm_80 // {kind.format(columns)}")
-            (folder / f"port_line_{kind.format(columns)}.ptx").write_text(text)
+from port_deploy.weights import load_model, model_from_bytes
 
 
 @pytest.fixture
@@ -77,120 +39,6 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_ptx(folder)
     monkeypatch.setattr(fused_kernel, "layers_folder", lambda: folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def real_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Kernels compiled now, one per precision."""
-    if shutil.which("nvcc") is None or shutil.which("ptxas") is None:
-        pytest.skip("no nvcc and ptxas: the kernels cannot be compiled here")
-    folder = tmp_path_factory.mktemp("layers")
-    source = ROOT / "csrc" / "cuda"
-    for name, form, oldest in (
-        ("fp32_3_sm75", "port::kernels::Plain", 75),
-        ("fp16_3_sm80", "port::device::Half", 80),
-        ("bf16_2_sm80", "port::device::Bfloat", 80),
-    ):
-        columns = name.split("_")[1]
-        command = ["nvcc", "-ptx", f"-arch=compute_{oldest}", "-std=c++17", f"-I{source}"]
-        command += [f"-DPORT_LAYER_FORMAT={form}", f"-DPORT_LAYER_COLUMNS={columns}"]
-        subprocess.run(
-            [*command, "-o", folder / f"port_line_{name}.ptx", source / "engine_layer.cu"],
-            check=True,
-            capture_output=True,
-        )
-    return folder
-
-
-def test_reads_of_constants_become_numbers() -> None:
-    constants = np.array([7, 8, 9, 0, -2, 1], np.int32).tobytes()
-    constants = constants[:12] + np.float32(1.5).tobytes() + constants[16:]
-    text = specialise(PTX.format(size=24), constants)
-    assert "port_line_constants" not in text
-    assert ".version 7.8\n" in text
-    assert ".pragma" not in text  # newer than 7.8
-    body = text[text.index("{") :].split()
-    joined = " ".join(body)
-    assert "mov.b32 %r1, 7;" in joined
-    assert "mov.b32 %r2, 8; mov.b32 %r3, 9;" in joined
-    assert "mov.f32 %f1, 0f3FC00000;" in joined
-    assert "mov.b64 %rd1, -2;" in joined
-    assert f"mov.b64 %rd2, {(1 << 32) + 0xFFFFFFFE};" in joined
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (PTX.format(size=16), "of 24 bytes, got one of 16 bytes"),
-        ("nothing", "of 24 bytes, got none"),
-        (PTX.format(size=24).replace("ld.const.u64", "ld.const.u16"), "in a way that is not known"),
-        (PTX.format(size=24).replace("%rd2, [", "%x2, ["), "reads a constant into %x2"),
-    ],
-)
-def test_ptx_of_another_build_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ExportError, match=message):
-        specialise(text, bytes(24))
-
-
-def test_a_last_argument_that_nobody_passes_becomes_null() -> None:
-    text = drop_last_argument(PTX.format(size=24))
-    assert "port_line_param_1" not in text
-    assert ".param .u64 port_line_param_0\n)" in text
-    assert "mov.b64 %rd4, 0;" in text
-    assert "ld.param.u64 \t%rd3, [port_line_param_0];" in text
-    for wrong in (PTX.replace("[port_line_param_1]", "[port_line_param_1+4]"), PTX.replace(".u64 port", ".u32 port")):
-        with pytest.raises(ExportError, match="no last argument"):
-            drop_last_argument(wrong.format(size=24))
-
-
-def with_variance(name: str) -> Model:
-    """A bundled model with a random third row; or without it where the name says so."""
-    model = load_model(name.removesuffix(" without"))
-    wanted = not name.endswith(" without")
-    spec = replace(model.spec, config=replace(model.spec.config, variance=wanted))
-    rows = np.random.default_rng(0).normal(0, 0.1, (3, spec.config.width)).astype(np.float32)
-    weight, bias = model.tensors["head.out.weight"][:2], model.tensors["head.out.bias"][:2]
-    if wanted:
-        weight, bias = np.concatenate([weight, rows[2:]]), np.concatenate([bias, rows[2, :1]])
-    tensors = {**model.tensors, "head.out.weight": weight, "head.out.bias": bias}
-    return model_from_bytes(model_to_bytes(spec, tensors), name)
-
-
-@pytest.mark.parametrize("variance", ["", " without"])
-@pytest.mark.parametrize(
-    ("model", "precision", "oldest"), [("hand21", "fp32", 75), ("hand21", "fp16", 80), ("mpii16", "bf16", 80)]
-)
-def test_the_kernel_assembles_without_spills_and_takes_the_arguments_of_the_layer(
-    real_kernels: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    model: str,
-    precision: Any,
-    oldest: int,
-    variance: str,
-) -> None:
-    monkeypatch.setattr(fused_kernel, "layers_folder", lambda: real_kernels)
-    library = library_with_plugins("11.4.0", monkeypatch)
-    fused = plan_fused(library, with_variance(model + variance), "heatmaps", precision, SIZE, "9.0")
-    network, _ = build_network(library, library.Builder(None), fused)
-    assert len(network.outputs) == (3 if variance else 4)
-    (layer,) = [entry for entry in network.layers if entry.kind == "plugin"]
-    started = launch(layer, 5)
-    declared = re.search(r"\.entry (\w+)\(([^)]*)\)", started.ptx)
-    assert declared is not None
-    assert declared[1] == started.name
-    kinds = re.findall(r"\.param \.(\w+)", declared[2])
-    assert kinds == ["u32" if isinstance(a, int) else "u64" for a in started.arguments]
-    assert started.block_x == int(re.search(r"\.maxntid (\d+)", started.ptx)[1])  # type: ignore[index]
-    path = tmp_path / "kernel.ptx"
-    path.write_text(started.ptx)
-    for arch in {oldest, 90, 120}:
-        command = ["ptxas", "-v", f"-arch=sm_{arch}", str(path), "-o", str(tmp_path / "kernel.cubin")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "0 bytes spill stores, 0 bytes spill loads" in done.stderr
-        registers = re.search(r"Used (\d+) registers", done.stderr)
-        assert registers is not None
-        assert int(registers[1]) <= 128  # two blocks on a multiprocessor
 
 
 @pytest.mark.parametrize("version", ["10.9.0", "11.4.0"])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled to PTX alone, once per format and number of columns (csrc/cmake/Kernels.cmake): what `port-export --trt
-// --fuse` puts into engines. Test: tests/test_fused.py.
+// --fuse` puts into engines. Test: tests/test_fused_kernel.py.
 #include <device/intrinsics.h>
 
 #include "kernels/engine_layer.h"

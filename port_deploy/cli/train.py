@@ -238,16 +238,15 @@ def body(argv: Sequence[str] | None) -> int:
         print_json(answer)
         return 0
     if job.options.variance_only:
-        names = ("nll", "within_1_masked", "within_2_masked", "within_1_visible", "within_2_visible")
-        lines = [(n, *(f"{v[c]:.2f}" for c in names)) for n, v in answer["best"]["held_out"]["sources"].items()]
+        columns: tuple[str, ...] = ("nll", "within_1_masked", "within_2_masked", "within_1_visible", "within_2_visible")
+        heads = ("source", "-log L", "masked 1", "masked 2", "visible 1", "visible 2")
         print("held-out log-likelihood, and per cent of joints within 1 and 2 sigma (a Gaussian has 39.3 and 86.5)")
-        print(table(lines, ("source", "-log L", "masked 1", "masked 2", "visible 1", "visible 2")))
-        print(f"best of {answer['epochs']} epochs: {answer['best']['epoch']}; model: {answer['model']}")
-        return 0
-    columns = ("error", "error_masked", "detector_masked", "error_visible", "detector_visible")
+    else:
+        columns = ("error", "error_masked", "detector_masked", "error_visible", "detector_visible")
+        heads = ("source", "all", "masked", "detector", "visible", "detector")
+        print("held-out error, per cent of the pose's size (detector: simulated)")
     rows = [(name, *(f"{v[c]:.2f}" for c in columns)) for name, v in answer["best"]["held_out"]["sources"].items()]
-    print("held-out error, per cent of the pose's size (detector: simulated)")
-    print(table(rows, ("source", "all", "masked", "detector", "visible", "detector")))
+    print(table(rows, heads))
     print(f"best of {answer['epochs']} epochs: {answer['best']['epoch']}; model: {answer['model']}")
     return 0
 

@@ -6,7 +6,8 @@ The PTX beside the core is compiled for any model: everything that differs betwe
 constant when TensorRT launches the kernel, so each read of it becomes the number itself: the driver's compiler then
 sees sizes and offsets as literals, which saves registers (on compute capability 9.0 128 become 116, and 48 bytes of
 spills go). The kernel's last argument, std, is of models with a variance; for others it becomes the number null.
-May use: backends.native, weights, errors. Test: tests/test_fused.py, csrc/tests/emulated/test_engine_layer.cpp.
+May use: backends.native, weights, errors. Test: tests/test_fused_kernel.py,
+csrc/tests/emulated/test_engine_layer.cpp.
 """
 
 from __future__ import annotations

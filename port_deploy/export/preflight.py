@@ -71,8 +71,8 @@ def _checks(source: str | Path | None, folder: Path, options: ExportOptions) -> 
         try:
             tools = find_toolchain(options.build)
             gpu = f" on {tools.gpu} ({tools.capability})" if tools.gpu else ", which needs no GPU to build"
-            yield Finding("builder", "ok", f"{tools.name} {tools.library.__version__}{gpu}")
-            check_supported(tools.name, tools.library, options.build)
+            yield Finding("builder", "ok", f"{tools.name} {tools.module.__version__}{gpu}")
+            check_supported(tools.name, tools.module, options.build)
             yield from _targets(tools, options)
             yield from _fused(source, tools, options)
         except PortError as error:
@@ -147,7 +147,7 @@ def _fused(source: str | Path | None, tools: Toolchain, options: ExportOptions) 
         return
     kind, precision = options.input or "heatmaps", options.precision or "fp32"
     oldest = "8.0" if options.build.hardware_compat == "ampere+" else tools.capability
-    fused = plan_fused(tools.library, load_model(source), kind, precision, options.heatmap_size, oldest)
+    fused = plan_fused(tools.module, load_model(source), kind, precision, options.heatmap_size, oldest)
     yield Finding("fused layer", "ok", f"{fused.way}: {fused.reason}")
 
 
@@ -157,7 +157,7 @@ def _targets(tools: Toolchain, options: ExportOptions) -> Iterator[Finding]:
             known = ", ".join(tensorrt_.RTX_DEFAULT)
             yield Finding("target", "ok", f"the default set: compute capability {known} and later")
         return
-    known_targets = {f"sm_{m[2:]}" for m in tools.library.ComputeCapability.__members__ if m.startswith("SM")}
+    known_targets = {f"sm_{m[2:]}" for m in tools.module.ComputeCapability.__members__ if m.startswith("SM")}
     unknown = [t for t in options.build.targets if t not in known_targets]
     if unknown:
         there = ", ".join(sorted(known_targets, key=lambda t: int(t[3:])))

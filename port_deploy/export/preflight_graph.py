@@ -123,7 +123,7 @@ def _shapes(proto: Any, side: Sidecar | None, options: ExportOptions) -> Iterato
 
 
 def _operators(model: bytes, proto: Any, side: Sidecar | None, tools: Toolchain) -> Iterator[Finding]:
-    library = tools.library
+    library = tools.module
     said = f"{tools.name} {library.__version__}"
     names = DEFAULTS[side.input] if side is not None else ()
     logger = make_logger(library)

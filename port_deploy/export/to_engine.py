@@ -47,7 +47,7 @@ class Toolchain:
 
     Attributes:
         name: ``tensorrt`` or ``tensorrt-rtx``.
-        library: Its Python module.
+        module: Its Python module.
         logger: Keeps its errors.
         builder: Its builder.
         device: Number of the GPU that it builds on.
@@ -56,7 +56,7 @@ class Toolchain:
     """
 
     name: Literal["tensorrt", "tensorrt-rtx"]
-    library: Any
+    module: Any
     logger: Any
     builder: Any
     device: int = 0
@@ -96,7 +96,7 @@ def build_engine(
     """
     options, progress = options or BuildOptions(), progress or Silent()
     tools = find_toolchain(options, device)
-    check_supported(tools.name, tools.library, options)
+    check_supported(tools.name, tools.module, options)
     if options.timing_cache:
         check_writable(options.timing_cache)
     onnx_sha256 = hashlib.sha256(model).hexdigest()
@@ -108,18 +108,18 @@ def build_engine(
         if weights is None:
             raise InputError("--fuse needs the model itself: start from its .safetensors, or leave out --fuse")
         oldest = "8.0" if options.hardware_compat == "ampere+" else tools.capability
-        fused = plan_fused(tools.library, weights, source.input, source.precision, size, oldest)
+        fused = plan_fused(tools.module, weights, source.input, source.precision, size, oldest)
 
     def network() -> tuple[Any, Any]:
         if fused is not None:
-            return build_network(tools.library, tools.builder, fused)
-        return parse(tools.library, tools.logger, tools.builder, graph), None
+            return build_network(tools.module, tools.builder, fused)
+        return parse(tools.module, tools.logger, tools.builder, graph), None
 
     def build() -> Built:
         data, capabilities = run_cancellable(lambda: _build(tools, network, size, batch, options, monitor), monitor)
         info = EngineInfo(
             flavour=tools.name,
-            version=tools.library.__version__,
+            version=tools.module.__version__,
             compute_capabilities=capabilities,
             onnx_sha256=onnx_sha256,
             device=tools.gpu,
@@ -143,7 +143,7 @@ def build_engine(
         "precision": source.precision,
         "free": sorted(free),
         "flavour": tools.name,
-        "version": tools.library.__version__,
+        "version": tools.module.__version__,
         "gpu": tools.gpu,
         "capability": tools.capability,
         "layer": fused.to_key() if fused else None,
@@ -207,7 +207,7 @@ def _build(
     monitor: Monitor,
 ) -> tuple[bytes, tuple[str, ...]]:
     """The engine's bytes and the compute capabilities that it is for."""
-    library, builder, logger = tools.library, tools.builder, tools.logger
+    library, builder, logger = tools.module, tools.builder, tools.logger
     if tools.gpu:
         cuda_memory.select_device(tools.device)  # a thread's own
     network, keep = make_network()

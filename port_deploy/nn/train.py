@@ -61,6 +61,9 @@ class Trainer:
         InputError: A data file is missing or unusable.
     """
 
+    chosen_by = "error"
+    """The held-out score that chooses the best checkpoint."""
+
     def __init__(self, spec: ModelSpec, options: TrainOptions, output: Path) -> None:
         self.spec, self.options, self.output = spec, options, output
         self.sources = [load_source(d, spec.skeleton, options.hold_out, options.seed) for d in options.data]
@@ -172,9 +175,9 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
-        """Held-out scores of the averaged weights: mean location error in per cent of the pose's size, by source.
+        """Held-out scores of the averaged weights, by source: mean location error in per cent of the pose's size.
 
-        ``score``, their mean over all target joints, weighted as the sources are, chooses the best checkpoint.
+        ``score``, the sources' weighted mean of the one that is ``chosen_by``, chooses the best checkpoint.
         """
         kept = {k: v.detach().clone() for k, v in self.port.named_parameters()}
         self._load(self.average)
@@ -182,34 +185,33 @@ class Trainer:
         learnt = 0
         for name, (detection, joints) in self.trials.items():
             scale = torch.full((len(joints), 1, 1), PIXELS[0])
-            _, refined, target = self.losses(detection, joints, scale)
-            learnt += int(target.sum())
-            mask = ~(detection.confidence >= detection.threshold)
-            found = detection.joints.isfinite().all(-1)
-            before = (detection.joints.nan_to_num() - joints).norm(dim=-1)
-            after = (refined - joints).norm(dim=-1)
-            sources[name] = {
-                "error": _mean(after, target),
-                "error_masked": _mean(after, target & mask),
-                "detector_masked": _mean(before, target & mask & found),
-                "error_visible": _mean(after, target & ~mask),
-                "detector_visible": _mean(before, target & ~mask),
-            }
+            sources[name], count = self.scores(detection, joints, scale)
+            learnt += count
         self._load(kept)
-        self._check_learnt(learnt)
-        return {"score": self._weighted(sources, "error"), "sources": sources}
-
-    def _weighted(self, sources: Mapping[str, Mapping[str, float]], name: str) -> float:
-        """The sources' mean of a score, weighted as the sources are."""
-        weights = {s.name: s.weight for s in self.sources if s.name in sources}
-        return sum(weights[n] * v[name] for n, v in sources.items()) / sum(weights.values())
-
-    def _check_learnt(self, count: int) -> None:
-        if not count:
+        if not learnt:
             raise InputError(
                 f"no held-out pose has a joint to learn: of {self.spec.joints} joints at least {self.spec.min_visible} "
                 f"must stay visible and at most {self.spec.max_masked} be masked: lower --min-visible or --mask-ratio"
             )
+        weights = {s.name: s.weight for s in self.sources if s.name in sources}
+        total = sum(weights[n] * v[self.chosen_by] for n, v in sources.items())
+        return {"score": total / sum(weights.values()), "sources": sources}
+
+    def scores(self, detection: Detection, joints: Tensor, scale: Tensor) -> tuple[dict[str, float], int]:
+        """One source's held-out scores, and how many joints they are of; arguments as `losses` takes them."""
+        _, refined, target = self.losses(detection, joints, scale)
+        mask = ~(detection.confidence >= detection.threshold)
+        found = detection.joints.isfinite().all(-1)
+        before = (detection.joints.nan_to_num() - joints).norm(dim=-1)
+        after = (refined - joints).norm(dim=-1)
+        scores = {
+            "error": _mean(after, target),
+            "error_masked": _mean(after, target & mask),
+            "detector_masked": _mean(before, target & mask & found),
+            "error_visible": _mean(after, target & ~mask),
+            "detector_visible": _mean(before, target & ~mask),
+        }
+        return scores, int(target.sum())
 
     def _graph(self) -> Graph:
         """The skeleton's graph, and what is usual in the training poses."""

@@ -24,7 +24,7 @@ from port_deploy.nn.fused import FusedPort
 from port_deploy.nn.line_std import RefineStd
 from port_deploy.nn.mjm import Detection, gaussian_loss
 from port_deploy.nn.options import TrainOptions
-from port_deploy.nn.train import PIXELS, Trainer
+from port_deploy.nn.train import Trainer
 from port_deploy.weights import Model, load_model
 
 FIRST_STD = 0.15
@@ -50,6 +50,8 @@ class VarianceTrainer(Trainer):
         InputError: ``start`` is missing, or there is nothing to train on.
     """
 
+    chosen_by = "nll"
+
     def __init__(self, options: TrainOptions, output: Path) -> None:
         if not options.start:
             raise InputError("--variance-only needs the model that gets a variance: --start MODEL.safetensors")
@@ -67,36 +69,23 @@ class VarianceTrainer(Trainer):
         refined, changed, std = self.line(detection.joints * scale, detection.confidence, detection.threshold)
         return refined / scale, std / scale.squeeze(-1), detection.target & changed
 
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, Any]:
-        """Held-out scores of the averaged row, by source, of the joints below δ and of those above.
+    def scores(self, detection: Detection, joints: Tensor, scale: Tensor) -> tuple[dict[str, float], int]:
+        """One source's held-out scores, of the joints below δ and of those above, and how many joints they are of.
 
         ``nll`` is the loss; ``within_1`` and ``within_2`` the per cent of joints no farther off than σ and 2 σ (39.3
-        and 86.5 of an isotropic Gaussian); ``score``, the sources' weighted mean of ``nll``, chooses the best.
+        and 86.5 of an isotropic Gaussian).
         """
-        kept = {k: v.detach().clone() for k, v in self.port.named_parameters()}
-        self._load(self.average)
-        sources: dict[str, dict[str, float]] = {}
-        learnt = 0
-        for name, (detection, joints) in self.trials.items():
-            scale = torch.full((len(joints), 1, 1), PIXELS[0])
-            refined, std, target = self.answers(detection, scale)
-            learnt += int(target.sum())
-            mask = ~(detection.confidence >= detection.threshold)
-            distance = (refined - joints).norm(dim=-1)
-            ones = torch.ones_like(std)
-            loss = gaussian_loss(refined, joints, torch.where(target, std, ones), target)
-            scores = {"nll": round(float(loss), 4)}
-            for label, which in (("masked", target & mask), ("visible", target & ~mask)):
-                for sigmas in (1, 2):
-                    within = distance[which] <= sigmas * std[which]
-                    scores[f"within_{sigmas}_{label}"] = (
-                        round(100 * float(within.float().mean()), 2) if len(within) else 0
-                    )
-            sources[name] = scores
-        self._load(kept)
-        self._check_learnt(learnt)
-        return {"score": self._weighted(sources, "nll"), "sources": sources}
+        refined, std, target = self.answers(detection, scale)
+        mask = ~(detection.confidence >= detection.threshold)
+        distance = (refined - joints).norm(dim=-1)
+        loss = gaussian_loss(refined, joints, torch.where(target, std, torch.ones_like(std)), target)
+        scores = {"nll": round(float(loss), 4)}
+        for label, which in (("masked", target & mask), ("visible", target & ~mask)):
+            for sigmas in (1, 2):
+                within = distance[which] <= sigmas * std[which]
+                share = round(100 * float(within.float().mean()), 2) if len(within) else 0.0
+                scores[f"within_{sigmas}_{label}"] = share
+        return scores, int(target.sum())
 
     def _start_from(self, model: Model) -> None:
         """The model's weights, with a row that answers FIRST_STD whatever it sees."""

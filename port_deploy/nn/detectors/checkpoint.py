@@ -154,9 +154,8 @@ def _load(file: Path) -> Any:
         warnings.simplefilter("ignore")
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            pass  # it names what the reader of weights refuses
-    return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED)
+        except pickle.UnpicklingError:  # it names what the reader of weights refuses
+            return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED)
 
 
 def _config_text(content: Any) -> str:
