@@ -38,10 +38,10 @@ DATA = (
 SCORED = "panoptic_dev_hand21"
 """The detector's answers that are scored; nothing is chosen by them."""
 THRESHOLD = 0.15
-VIEWS = 102_400
+VIEWS = 204_800
 RECIPE = (
     *("--skeleton", "hand21", "--optimiser", "muon", "--lr", "4e-3", "--batch", "128", "--average", "0.995"),
-    *("--precision", "bf16", "--threads", "1", "--epochs", "2", "--epoch-poses", str(VIEWS // 2)),
+    *("--precision", "bf16", "--threads", "1", "--epochs", "4", "--epoch-poses", str(VIEWS // 4)),
     *("--threshold", str(THRESHOLD), "--max-masked", "15"),
 )
 PAPER = ("--kind", "paper")
