@@ -66,7 +66,7 @@ EngineLayer make_engine_layer(const Model& model, const EngineLayerOptions& opti
   constants.line.net = blob.network;
   constants.line.rules = rules_of(LineSettings(data.spec));
   constants.line.layout = found->layout;
-  constants.line.blocks = constants.line.stages = 1;
+  constants.line.blocks = 1;
   constants.line.heads_at_once = found->heads_at_once;
   if (from_maps) {
     const HeatmapView view = HeatmapView::dense(nullptr, DType::kFloat32, 0, joints, options.height, options.width);

@@ -14,10 +14,12 @@ Layout layout_of(const Network& net, Precision precision, const LinePlan& plan) 
                                                    plan.stages);
 }
 
-// As many heads between two barriers, and as many layers of weights, as fit.
-bool fit(const Network& net, Precision precision, std::size_t limit, LinePlan* plan) {
+// As many heads between two barriers, and as many layers of weights, as fit. copies: the kernel reads copies of weights
+// (device::weights_are_copied).
+bool fit(const Network& net, Precision precision, bool copies, std::size_t limit, LinePlan* plan) {
   const int own_slots = net.slots / plan->blocks;
-  for (plan->stages = plan->blocks > 1 && net.layers > 1 ? 2 : 1; plan->stages >= 1; --plan->stages) {
+  const int most = !copies ? 0 : net.layers > 1 ? 2 : 1, fewest = copies ? 1 : 0;
+  for (plan->stages = most; plan->stages >= fewest; --plan->stages) {
     for (plan->heads_at_once = own_slots; plan->heads_at_once >= 1; plan->heads_at_once /= 2) {
       plan->layout = layout_of(net, precision, *plan);
       if (plan->layout.total <= limit) return true;
@@ -40,7 +42,8 @@ std::optional<LinePlan> plan_line(const Network& net, Precision precision, CudaV
     if (limits.major < 9 || net.slots < 2) return std::nullopt;
     plan.blocks = net.slots;
   }
-  if (!fit(net, precision, limits.shared_per_block, &plan)) return std::nullopt;
+  const bool copies = plan.blocks > 1 && limits.major < 12;
+  if (!fit(net, precision, copies, limits.shared_per_block, &plan)) return std::nullopt;
   return plan;
 }
 

@@ -26,7 +26,7 @@ struct LinePlan {
   int columns = 3;  // tiles of eight joints
   int poses = 1;    // of a block
   int blocks = 1;   // of a cluster
-  int heads_at_once = 1, stages = 1;
+  int heads_at_once = 1, stages = 0;
   kernels::Layout layout{};
 };
 

@@ -160,6 +160,16 @@ PORT_DEVICE uint32_t transpose_matrix(uint32_t pair) {
   return out;
 }
 
+// Whether a block's shared memory has room for a copy of the weights that it works with: not the 99 KB of 12.x.
+// csrc/cuda/plan.cpp plans by the same rule.
+PORT_DEVICE bool weights_are_copied() {
+#if PORT_HAS_CLUSTERS
+  return __CUDA_ARCH__ < 1200;
+#else
+  return false;
+#endif
+}
+
 // ── Cluster: blocks that see each other's shared memory ──────────────────────────────────────────────────────────────
 #if PORT_HAS_CLUSTERS
 PORT_DEVICE int cluster_rank() {

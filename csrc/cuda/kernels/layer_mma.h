@@ -34,14 +34,10 @@ struct Depth {
 template <typename B>
 using Sums = float[B::kPoses * B::kCols][4];
 
-template <bool kShared>
+template <bool kCluster>
 PORT_DEVICE Words load_tile(const unsigned char* tile, int lane) {
   const unsigned char* from = tile + lane * 16;
-  if constexpr (kShared) {
-    return load_shared(from);
-  } else {
-    return load_constant(from);
-  }
+  return kCluster && weights_are_copied() ? load_shared(from) : load_constant(from);
 }
 
 // Right operands: 16 values from column k on of kCols tiles of eight rows.

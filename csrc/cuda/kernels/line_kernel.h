@@ -9,7 +9,8 @@
 //                       maps; everything between the products is done by all of them alike. 9.0 and later.
 //           Inside a block of eight warps: block.h, layer_mma.h, layer_plain.h.
 // Memory    Weights: kBlock and kThroughput read them from L2 where they are used. A cluster copies the layers' shares
-//           into a ring of `stages` buffers by bulk copies, the first ones while the maps are being decoded.
+//           into a ring of `stages` buffers by bulk copies, the first ones while the maps are being decoded; on 12.x,
+//           whose blocks have 99 KB, it reads its own shares from L2 too.
 //           Activations live in shared memory (layout.h), 75 KB a pose at the paper's size; global memory sees inputs
 //           and results.
 // Sync      Block barriers between steps, eight a layer. A cluster exchanges partial sums through distributed shared
@@ -39,10 +40,12 @@ PORT_DEVICE void exchange(const B&) {
   }
 }
 
-// The shares of this block's slots, layer after layer: where they lie, or in a cluster a ring of copies of them.
+// The shares of this block's slots, layer after layer: where they lie, or a ring of copies of them.
 template <typename B>
 struct Weights {
   const B& b;
+
+  PORT_DEVICE static bool copied() { return B::kCluster && weights_are_copied(); }
 
   PORT_DEVICE const unsigned char* source(int layer) const {
     const auto share = static_cast<uint64_t>(layer) * static_cast<uint64_t>(b.net.slots) + b.first_slot();
@@ -61,35 +64,30 @@ struct Weights {
 
   // Before everything else. Barrier after it.
   PORT_DEVICE void begin() const {
-    if constexpr (B::kCluster) {
-      if (thread_index() != 0) return;
-      PORT_LOOP
-      for (int s = 0; s < b.p.stages; ++s) init_barrier(barrier(s));
-      make_barriers_visible();
-      PORT_LOOP
-      for (int s = 0; s < b.p.stages && s < b.net.layers; ++s) fetch(s);
-    }
+    if (!copied() || thread_index() != 0) return;
+    PORT_LOOP
+    for (int s = 0; s < b.p.stages; ++s) init_barrier(barrier(s));
+    make_barriers_visible();
+    PORT_LOOP
+    for (int s = 0; s < b.p.stages && s < b.net.layers; ++s) fetch(s);
   }
   // Until the share of `layer` is there.
   PORT_DEVICE const unsigned char* get(int layer) const {
-    if constexpr (!B::kCluster) return source(layer);
+    if (!copied()) return source(layer);
     wait_barrier(barrier(layer), static_cast<uint32_t>(layer / b.p.stages) & 1u);
     return stage(layer);
   }
   // Nobody reads the share of `layer` any more.
   PORT_DEVICE void release(int layer) const {
-    if constexpr (B::kCluster) {
-      if (thread_index() != 0 || layer + b.p.stages >= b.net.layers) return;
-      fence_bulk_copies();
-      fetch(layer + b.p.stages);
-    }
+    if (!copied() || thread_index() != 0 || layer + b.p.stages >= b.net.layers) return;
+    fence_bulk_copies();
+    fetch(layer + b.p.stages);
   }
   // Instead of using any: a block must not end while copies are under way.
   PORT_DEVICE void abandon() const {
-    if constexpr (B::kCluster) {
-      PORT_LOOP
-      for (int s = 0; s < b.p.stages && s < b.net.layers; ++s) get(s);
-    }
+    if (!copied()) return;
+    PORT_LOOP
+    for (int s = 0; s < b.p.stages && s < b.net.layers; ++s) get(s);
   }
 };
 

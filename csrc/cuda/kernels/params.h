@@ -104,7 +104,7 @@ struct LineParams {
   const float* threshold_at;  // null, or what is read in its place when the kernel runs
   int32_t blocks;             // of a cluster; 1: none
   int32_t heads_at_once;      // of a block, between two barriers
-  int32_t stages;             // layers whose weights are in shared memory at a time (clusters)
+  int32_t stages;             // layers whose weights are in shared memory at a time (clusters); 0: none
 };
 
 }  // namespace port::kernels

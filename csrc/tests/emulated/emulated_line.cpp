@@ -51,6 +51,7 @@ port::emulated::Counts launch_line(LineParams params, const Run& run) {
   launch.threads = kLineThreads;
   launch.shared_bytes = plan->layout.total;
   launch.seed = run.seed;
+  launch.major = run.limits.major;
   launch.skip_barrier = run.skip_barrier;
   launch.skip_cluster_barrier = run.skip_cluster_barrier;
   launch.tolerant = run.tolerant;

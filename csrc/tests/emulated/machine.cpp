@@ -54,6 +54,7 @@ struct Free {
 
 struct Block {
   int index = 0, rank = 0, running = 0;
+  bool begun = false;
   std::unique_ptr<unsigned char, Free> shared;
   std::vector<Warp> warps;
   Gate gate;
@@ -174,6 +175,7 @@ void block_current() {
 
 void run_fiber() {
   Stack::begin(machine->current->stack);
+  machine->current->block->begun = true;
   (*machine->kernel)();
   Machine& m = *machine;
   Fiber* self = m.current;
@@ -265,6 +267,7 @@ int thread_index() { return machine->current->thread; }
 int block_index() { return machine->current->block->index; }
 int block_count() { return machine->launch.blocks; }
 int cluster_rank() { return machine->current->block->rank; }
+int compute_capability() { return machine->launch.major; }
 unsigned char* shared_memory() { return machine->current->block->shared.get(); }
 
 void sync_block() {
@@ -310,6 +313,7 @@ void* peer_shared(void* own, int rank) {
   }
   if (rank < 0 || rank >= machine->launch.cluster) stop("peer_shared: no such block in the cluster");
   Block& peer = machine->blocks[static_cast<std::size_t>(rank)];
+  if (!peer.begun) stop("peer_shared: that block has not begun");
   if (peer.running < machine->launch.threads) stop("peer_shared: threads of that block have ended already");
   return peer.shared.get() + offset;
 }

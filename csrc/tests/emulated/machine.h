@@ -6,7 +6,7 @@
 // that change now and then), so that one warp may run far ahead of another, as on a GPU, and a missing barrier becomes
 // a wrong number. Shared memory starts as 0xff bytes (NaN). A bulk copy overwrites its target with 0xff at once and
 // delivers later, in seeded order. Misuse that hardware would not forgive (divergent collectives, unaligned copies, an
-// exited peer's memory, a deadlock) ends the program with one line.
+// peer's memory that has not begun or has ended, a deadlock) ends the program with one line.
 // Under AddressSanitizer every switch of stacks is announced, and every block's shared memory is an allocation of
 // exactly its size. Test: csrc/tests/emulated/test_device.cpp.
 #pragma once
@@ -23,6 +23,7 @@ struct Launch {
   int threads = 32;
   std::size_t shared_bytes = 0;
   unsigned seed = 0;
+  int major = 9;  // compute capability
   // A planted fault: block barrier number `skip_barrier` of every thread (the first is 0) does nothing.
   int skip_barrier = -1;
   // Likewise for cluster barriers: neither arrives nor waits.
@@ -44,6 +45,7 @@ int thread_index();
 int block_index();
 int block_count();
 int cluster_rank();
+int compute_capability();  // major
 unsigned char* shared_memory();
 
 void sync_block();

@@ -204,6 +204,7 @@ inline uint32_t transpose_matrix(uint32_t pair) {
   return answer;
 }
 
+inline bool weights_are_copied() { return emulated::compute_capability() < 12; }
 inline int cluster_rank() { return emulated::cluster_rank(); }
 inline void cluster_arrive() { emulated::cluster_arrive(); }
 inline void cluster_wait() { emulated::cluster_wait(); }
