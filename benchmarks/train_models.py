@@ -51,10 +51,11 @@ class Recipe:
         epochs: Of 51,200 views.
         hold_out: ``--hold-out`` options.
         start: The model that it starts from; None: random weights.
-        options: Further options of port-train.
+        options: Further options of port-train; what they say of COMMON's counts.
         simulated: File of poses on whose simulated detections the setting is chosen; None: ``options`` give it.
         licence: Of the weights.
         detectors: Names of detectors and the files of their answers, for which a setting is chosen and kept as well.
+        variance: Whether it is given one.
     """
 
     skeleton: str
@@ -66,6 +67,7 @@ class Recipe:
     simulated: str | None = None
     licence: str = RESEARCH
     detectors: tuple[tuple[str, str], ...] = ()
+    variance: bool = True
 
     def files(self, folder: Path) -> list[str]:
         """``--data`` and ``--hold-out`` options; a face is for skeletons that have one."""
@@ -75,6 +77,7 @@ class Recipe:
 
 
 HAND = ("--confidence-divisor", "0.9", "--threshold", "0.3", "--max-masked", "15")
+PAPER = ("--kind", "paper", "--masking", "simulated", "--lr", "4e-3", "--average", "0.999")
 BODY = ("--confidence-divisor", "0.9", "--threshold", "0.5", "--max-masked", "12", "--fusion", "0.25")
 SUBJECTS = ("subject=9,11", "train=0")
 FREE_BODY = "free use (CMU motion capture: no restriction stated at its source)"
@@ -85,6 +88,10 @@ SIGNS = "signlex_mediapipe_hand21.npz"
 RECIPES = {
     "hand21": Recipe(
         "hand21", HANDS, 120, ("subject=6",), None, (*HAND, "--average", "0.9995"), MANO, RESEARCH, MOBILENET
+    ),
+    "hand21-paper": Recipe(
+        *("hand21", HANDS, 40, ("subject=6",), None, (*HAND, *PAPER), MANO, RESEARCH, MOBILENET),
+        variance=False,
     ),
     "hand21-free": Recipe("hand21", (f"{SIGNS}:1",), 20, (), None, HAND, SIGNS, FREE_HAND, MOBILENET),
     "h36m17": Recipe("h36m17", BODIES, 36, SUBJECTS, None, BODY),
@@ -142,8 +149,10 @@ def build(name: str, where: Run) -> Path:
     joints = train_joints(name, where)
     if recipe.simulated:
         joints = _set_by_simulation(joints, where.data / recipe.simulated, recipe.skeleton, folder)
-    alone = [*VARIANCE, "--start", str(joints), *recipe.files(where.data), *where.shared]
-    model = load_model(_trained(folder / "variance", name, alone))
+    if recipe.variance:
+        alone = [*VARIANCE, "--start", str(joints), *recipe.files(where.data), *where.shared]
+        joints = _trained(folder / "variance", name, alone)
+    model = load_model(joints)
     if not recipe.simulated:
         setting = replace(Setting.of(model.spec), fusion=1.0, max_masked=model.spec.joints)
         model = with_calibration(model, "reconstruct", setting, {"source": RECONSTRUCT})

@@ -26,7 +26,7 @@ labelled [M, n]. Without options the paper's hyperparameters are used for --kind
 
 RECIPE = (
     *("epochs", "epoch_poses", "batch", "optimiser", "lr", "warmup_steps", "weight_decay", "clip", "average", "loss"),
-    *("mask_ratio", "masked_noise", "precision", "store", "seed", "start", "variance_only"),
+    *("masking", "mask_ratio", "masked_noise", "precision", "store", "seed", "start", "variance_only"),
 )
 SPEC = (
     *("codec", "temperature", "frame", "threshold", "threshold_source", "min_visible", "max_masked", "refine"),
@@ -63,13 +63,18 @@ def parser() -> Parser:
         ("weight-decay", float, "of AdamW; soft 0.01"),
         ("clip", float, "largest norm of the gradient; 1"),
         ("average", float, "decay of the moving average of the weights; soft 0.999"),
-        ("mask-ratio", float, "part of the joints that paper training masks; 0.4"),
-        ("masked-noise", float, "error of masked joints in paper training, in sizes of the pose; 0.5"),
+        ("mask-ratio", float, "part of the joints that random masking takes; 0.4"),
+        ("masked-noise", float, "error of joints under random masking, in sizes of the pose; 0.5"),
         ("seed", int, "0"),
     ):
         recipe.add_argument(f"--{name}", type=kind, help=text, default=quiet)
     recipe.add_argument("--optimiser", choices=("adam", "adamw", "muon"), help="paper adam, soft adamw", default=quiet)
     recipe.add_argument("--loss", choices=("squared", "distance"), help="paper squared (eq. 12)", default=quiet)
+    recipe.add_argument(
+        "--masking", choices=("random", "simulated"), default=quiet,
+        help="what paper training masks: random joints, or those that the simulated detector of soft training is unsure "
+        "of, with its errors; random",
+    )  # fmt: skip
     recipe.add_argument("--precision", choices=("fp32", "bf16"), help="of the matrix products", default=quiet)
     recipe.add_argument("--store", choices=("fp32", "fp16"), help="of the model file; fp16 halves it", default=quiet)
     recipe.add_argument("--start", metavar="MODEL", help="a model whose weights are the initial ones", default=quiet)

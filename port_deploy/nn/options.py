@@ -34,8 +34,10 @@ class TrainOptions:
         clip: Largest gradient norm.
         average: Decay of the weights' moving average, which is what is kept; 0 keeps the weights themselves.
         loss: ``squared`` (eq. 12) or ``distance``.
-        mask_ratio: Part of the joints that ``paper`` training masks.
-        masked_noise: Location error of masked joints in ``paper`` training, in sizes of the pose.
+        masking: What ``paper`` training masks: ``random`` joints, or, ``simulated``, those that the simulated detector of
+            ``soft`` training is unsure of, with its errors; ``soft`` knows the latter alone.
+        mask_ratio: Part of the joints that ``random`` masking takes.
+        masked_noise: Location error of joints under ``random`` masking, in sizes of the pose.
         start: A model file whose weights are the initial ones, of any skeleton; None: random weights.
         simulate: Numbers of the simulated detector that are not the skeleton's own (`nn.detector_model`).
         store: ``fp32``, or ``fp16``: the weights that are kept are rounded (`weights.rounded`), and the file is half as
@@ -57,6 +59,7 @@ class TrainOptions:
     clip: float = 1.0
     average: float = 0.0
     loss: str = "squared"
+    masking: str = "random"
     mask_ratio: float = 0.4
     masked_noise: float = 0.5
     start: str | None = None
@@ -81,6 +84,7 @@ class TrainOptions:
             "optimiser": ("adam", "adamw", "muon"),
             "loss": ("squared", "distance"),
             "store": ("fp32", "fp16"),
+            "masking": ("random", "simulated"),
         }
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
@@ -104,8 +108,9 @@ class TrainOptions:
         values = asdict(self)
         del values["data"]
         values["start"] = self.start and Path(self.start).name
-        if not self.variance_only:
-            del values["variance_only"]  # what other runs wrote before it was there can be resumed
+        for name in ("variance_only", "masking"):
+            if values[name] == TrainOptions.__dataclass_fields__[name].default:
+                del values[name]  # what other runs wrote before it was there can be resumed
         values["simulate"] = {k: list(v) for k, v in self.simulate.items()}
         values["hold_out"] = {k: list(v) for k, v in self.hold_out.items()}
         return values

@@ -163,13 +163,15 @@ class Trainer:
         refined, changed = self.line(detection.joints * scale, detection.confidence, detection.threshold)
         refined = refined / scale
         target = detection.target & changed
+        if self.spec.config.input_channels < 3:
+            target &= ~(detection.confidence >= detection.threshold)  # eq. (12): masked joints alone
         recon = torch.where(target.unsqueeze(-1), refined, joints)
         loss = reconstruction_loss if self.options.loss == "squared" else distance_loss
         return loss(recon, joints, target), refined, target
 
     def detect(self, joints: Tensor, labelled: Tensor, generator: torch.Generator) -> Detection:
         """Hide joints the way that this kind of model is trained."""
-        if self.spec.config.input_channels == 3:
+        if self._simulates:
             return simulate_detector(joints, labelled, self.detector, self.graph, generator)
         return mask_joints(joints, labelled, self.options.mask_ratio, self.options.masked_noise, SEEN_NOISE, generator)
 
@@ -213,6 +215,10 @@ class Trainer:
         }
         return scores, int(target.sum())
 
+    @property
+    def _simulates(self) -> bool:
+        return self.spec.config.input_channels == 3 or self.options.masking == "simulated"
+
     def _graph(self) -> Graph:
         """The skeleton's graph, and what is usual in the training poses."""
         generator = torch.Generator().manual_seed(self.options.seed)
@@ -231,7 +237,7 @@ class Trainer:
             joints, labelled = draw(source, source.held_out[chosen], self.spec.skeleton, generator)
             joints = redefine(joints, labelled, self.detector.definition, self.graph, generator)
             detection = self.detect(joints, labelled, generator)
-            if self.spec.config.input_channels == 3:
+            if self._simulates:
                 fixed = self.spec.threshold / self.spec.confidence_divisor
                 detection = replace(detection, threshold=torch.full_like(detection.threshold, fixed))
             trials[source.name] = (detection, joints)
