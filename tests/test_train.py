@@ -84,9 +84,12 @@ def test_the_fused_network_is_the_network(kind: str, shared: bool) -> None:
         torch.testing.assert_close(parameter.grad, gradients[name], msg=name)
 
 
-@pytest.mark.parametrize("kind", ["soft", "paper"])
-def test_it_learns(poses: Path, tmp_path: Path, kind: str) -> None:
-    trainer = make(poses, tmp_path / "run", kind, epochs=3, epoch_poses=64 * 120, lr=5e-3, average=0.95)
+@pytest.mark.parametrize(
+    ("kind", "masking", "epochs"), [("soft", "random", 3), ("paper", "random", 3), ("paper", "simulated", 5)]
+)
+def test_it_learns(poses: Path, tmp_path: Path, kind: str, masking: str, epochs: int) -> None:
+    options = {"epochs": epochs, "epoch_poses": 64 * 120, "lr": 5e-3, "average": 0.95, "masking": masking}
+    trainer = make(poses, tmp_path / "run", kind, **options)
     before = trainer.evaluate()["sources"]["chains"]
     trainer.run()
     after = trainer.evaluate()["sources"]["chains"]
@@ -94,6 +97,18 @@ def test_it_learns(poses: Path, tmp_path: Path, kind: str) -> None:
     assert after["error_masked"] < 0.95 * after["detector_masked"]
     losses = [h["loss"] for h in trainer.progress.history]
     assert losses[-1] < losses[0]
+
+
+def test_the_paper_kind_learns_from_masked_joints_alone(poses: Path, tmp_path: Path) -> None:
+    """On the simulated detector too: a joint above the threshold reaches the network, not the loss."""
+    trainer = make(poses, tmp_path / "run", "paper", masking="simulated")
+    joints, labelled = torch.randn(64, 6, 2), torch.ones(64, 6, dtype=torch.bool)
+    detection = trainer.detect(joints, labelled, torch.Generator().manual_seed(0))
+    below = ~(detection.confidence >= detection.threshold)
+    assert (detection.joints - joints)[~below].abs().max() > 0.1  # as a detector errs
+    _, _, target = trainer.losses(detection, joints, torch.full((64, 1, 1), 40.0))
+    assert target.any()
+    assert not (target & ~below).any()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
