@@ -72,8 +72,8 @@ def parser() -> Parser:
     recipe.add_argument("--loss", choices=("squared", "distance"), help="paper squared (eq. 12)", default=quiet)
     recipe.add_argument(
         "--masking", choices=("random", "simulated"), default=quiet,
-        help="what paper training masks: random joints, or those that the simulated detector of soft training is unsure "
-        "of, with its errors; random",
+        help="what paper training masks: random joints (the default), or those that the simulated detector of soft "
+        "training is unsure of, with its errors",
     )  # fmt: skip
     recipe.add_argument("--precision", choices=("fp32", "bf16"), help="of the matrix products", default=quiet)
     recipe.add_argument("--store", choices=("fp32", "fp16"), help="of the model file; fp16 halves it", default=quiet)

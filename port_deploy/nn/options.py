@@ -34,8 +34,8 @@ class TrainOptions:
         clip: Largest gradient norm.
         average: Decay of the weights' moving average, which is what is kept; 0 keeps the weights themselves.
         loss: ``squared`` (eq. 12) or ``distance``.
-        masking: What ``paper`` training masks: ``random`` joints, or, ``simulated``, those that the simulated detector of
-            ``soft`` training is unsure of, with its errors; ``soft`` knows the latter alone.
+        masking: What ``paper`` training masks: ``random`` joints, or, ``simulated``, those that the simulated detector
+            of ``soft`` training is unsure of, with its errors; ``soft`` knows the latter alone.
         mask_ratio: Part of the joints that ``random`` masking takes.
         masked_noise: Location error of joints under ``random`` masking, in sizes of the pose.
         start: A model file whose weights are the initial ones, of any skeleton; None: random weights.
