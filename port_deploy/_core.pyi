@@ -155,6 +155,28 @@ def decode_on_device(
     device: int,
     stream: int,
 ) -> None: ...
+def decode_peaks_on_device(
+    maps: int,
+    dtype: str,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    codec: str,
+    blur: int,
+    threshold: float,
+    out: Sequence[int],
+    device: int,
+    stream: int,
+) -> None: ...
+def decode_simcc_on_device(
+    simcc_x: tuple[int, str, Sequence[int], Sequence[int]],
+    simcc_y: tuple[int, str, Sequence[int], Sequence[int]],
+    split_ratio: float,
+    score: str,
+    threshold: float,
+    out: Sequence[int],
+    device: int,
+    stream: int,
+) -> None: ...
 def measure_peak_flops(precision: str = "fp32", seconds: float = 0.1, *, isa: str | None = None) -> float: ...
 def build_info() -> dict[str, Any]: ...
 def cuda_info() -> dict[str, Any]: ...

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "host_array.h"
@@ -58,6 +59,11 @@ HeatmapView device_maps(Address data, const std::string& dtype, const std::array
 // Joints, confidence, mask, std.
 Output device_output(const std::array<Address, 4>& out) {
   return {at<float>(out[0]), at<float>(out[1]), at<std::uint8_t>(out[2]), at<float>(out[3])};
+}
+
+// Joints, confidence, mask.
+Output decode_output(const std::array<Address, 3>& out) {
+  return {at<float>(out[0]), at<float>(out[1]), at<std::uint8_t>(out[2])};
 }
 
 // Threshold, joints, confidence, mask, std.
@@ -173,8 +179,28 @@ void decode_on_device(Address maps, const std::string& dtype, const std::array<s
   const HeatmapView view = device_maps(maps, dtype, shape, strides);
   const Codec parsed = codec_from_string(codec);
   const py::gil_scoped_release released;
-  const Output decoded{at<float>(out[0]), at<float>(out[1]), at<std::uint8_t>(out[2])};
-  cuda_decode(view, parsed, temperature, threshold, decoded, device, at<CUstream_st>(stream));
+  cuda_decode(view, parsed, temperature, threshold, decode_output(out), device, at<CUstream_st>(stream));
+}
+
+void decode_peaks_on_device(Address maps, const std::string& dtype, const std::array<std::int64_t, 4>& shape,
+                            const std::array<std::int64_t, 3>& strides, const std::string& codec, int blur,
+                            float threshold, const std::array<Address, 3>& out, int device, Address stream) {
+  const HeatmapView view = device_maps(maps, dtype, shape, strides);
+  const PeakCodec parsed = peak_codec_from_string(codec);
+  const py::gil_scoped_release released;
+  cuda_decode_peaks(view, parsed, blur, threshold, decode_output(out), device, at<CUstream_st>(stream));
+}
+
+// Address, dtype, shape [B, N, 1, bins] and strides of an axis.
+using Vectors = std::tuple<Address, std::string, std::array<std::int64_t, 4>, std::array<std::int64_t, 3>>;
+
+void decode_simcc_on_device(const Vectors& x, const Vectors& y, float split_ratio, const std::string& score,
+                            float threshold, const std::array<Address, 3>& out, int device, Address stream) {
+  const HeatmapView along_x = std::apply(device_maps, x), along_y = std::apply(device_maps, y);
+  const SimccScore rule = simcc_score_from_string(score);
+  const py::gil_scoped_release released;
+  cuda_decode_simcc(along_x, along_y, split_ratio, rule, threshold, decode_output(out), device,
+                    at<CUstream_st>(stream));
 }
 
 }  // namespace
@@ -205,6 +231,12 @@ void bind_cuda(py::module_& m) {
         py::arg("width") = 0);
   m.def("decode_on_device", &decode_on_device, py::arg("maps"), py::arg("dtype"), py::arg("shape"), py::arg("strides"),
         py::arg("codec"), py::arg("temperature"), py::arg("threshold"), py::arg("out"), py::arg("device"),
+        py::arg("stream"));
+  m.def("decode_peaks_on_device", &decode_peaks_on_device, py::arg("maps"), py::arg("dtype"), py::arg("shape"),
+        py::arg("strides"), py::arg("codec"), py::arg("blur"), py::arg("threshold"), py::arg("out"), py::arg("device"),
+        py::arg("stream"));
+  m.def("decode_simcc_on_device", &decode_simcc_on_device, py::arg("simcc_x"), py::arg("simcc_y"),
+        py::arg("split_ratio"), py::arg("score"), py::arg("threshold"), py::arg("out"), py::arg("device"),
         py::arg("stream"));
 }
 

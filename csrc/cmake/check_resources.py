@@ -23,6 +23,7 @@ FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) by
 USED = re.compile(r"Used (\d+) registers")
 LINE = re.compile(r"line_kernelINS\w*?(Half|Bfloat|Plain)ELi(\d+)ELi(\d+)ELb([01])ELi(\d+)")
 DECODE = re.compile(r"decode_kernelILb([01])")
+PEAKS = re.compile(r"\d(peak|simcc)_kernel")
 
 
 def describe(symbol: str) -> tuple[str, int]:
@@ -33,6 +34,8 @@ def describe(symbol: str) -> tuple[str, int]:
         return f"line {form} {8 * columns} joints {kind}", min(255, 65536 // (256 * blocks))
     if found := DECODE.search(symbol):
         return f"decode {'block' if found[1] == '1' else 'warp'} per map", 65536 // (128 * 4)
+    if found := PEAKS.search(symbol):
+        return f"decode {found[1]}", 65536 // (128 * 4)
     return symbol, 255
 
 

@@ -49,4 +49,22 @@ void cuda_decode(const HeatmapView& heatmaps, Codec, float temperature, float th
   unavailable();
 }
 
+void cuda_decode_peaks(const HeatmapView& heatmaps, PeakCodec, int blur, float threshold, const Output&, int,
+                       CudaStream) {
+  check_view(heatmaps);
+  check_blur(blur);
+  check_threshold(threshold);
+  unavailable();
+}
+
+void cuda_decode_simcc(const HeatmapView& x, const HeatmapView& y, float split_ratio, SimccScore, float threshold,
+                       const Output&, int, CudaStream) {
+  check_view(x);
+  check_view(y);
+  check_simcc(x, y);
+  check_positive("split_ratio", split_ratio);
+  check_threshold(threshold);
+  unavailable();
+}
+
 }  // namespace port

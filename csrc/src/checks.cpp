@@ -5,7 +5,7 @@
 #include <cmath>
 #include <thread>
 
-#include "decode.h"
+#include "decode_peak.h"
 
 namespace port {
 namespace {
@@ -57,6 +57,19 @@ void check_joints(const HeatmapView& view, const Model& model) {
   if (view.joints == model.joints()) return;
   input_error("expected heatmaps [B, " + std::to_string(model.joints()) + ", H, W], got " +
               std::to_string(view.joints) + " joints: this model is for skeleton '" + model.skeleton() + "'");
+}
+
+void check_blur(int blur) {
+  if (blur < kMinBlur || blur > kMaxBlur || blur % 2 == 0) {
+    input_error("expected an odd blur from " + std::to_string(kMinBlur) + " to " + std::to_string(kMaxBlur) + ", got " +
+                std::to_string(blur));
+  }
+}
+
+void check_simcc(const HeatmapView& x, const HeatmapView& y) {
+  if (x.height != 1 || y.height != 1 || x.batch != y.batch || x.joints != y.joints) {
+    input_error("expected SimCC vectors [B, N, bins] of the same poses and joints for x and y, as maps of one row");
+  }
 }
 
 void check_std(const Output& out, const Model& model) {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 
 #include "aligned.h"
 #include "checks.h"
@@ -110,10 +109,7 @@ void decode(const HeatmapView& heatmaps, Codec codec, float temperature, float t
 
 void decode_peaks(const HeatmapView& heatmaps, PeakCodec codec, int blur, float threshold, const Output& out,
                   int threads, std::optional<Isa> isa) {
-  if (blur < kMinBlur || blur > kMaxBlur || blur % 2 == 0) {
-    input_error("expected an odd blur from " + std::to_string(kMinBlur) + " to " + std::to_string(kMaxBlur) + ", got " +
-                std::to_string(blur));
-  }
+  check_blur(blur);
   const PeakStep step(codec, blur);
   decode_maps(heatmaps, Codec::kArgmax, 1.0f, &step, threshold, out, threads, isa);
 }

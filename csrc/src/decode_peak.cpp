@@ -101,15 +101,17 @@ float blurred_maximum(const void* map, const MapShape& shape, const float* taps,
 
 }  // namespace
 
-PeakStep::PeakStep(PeakCodec codec, int blur) : codec_(codec), half_(blur / 2), taps_{} {
+void blur_taps(int blur, float* taps) {
   const double sigma = 0.3 * ((blur - 1) / 2.0 - 1.0) + 0.8;  // OpenCV's, where none is named
   double weights[kMaxBlur], sum = 0.0;
   for (int i = 0; i < blur; ++i) {
-    weights[i] = std::exp(-0.5 * std::pow((i - half_) / sigma, 2.0));
+    weights[i] = std::exp(-0.5 * std::pow((i - blur / 2) / sigma, 2.0));
     sum += weights[i];
   }
-  for (int i = 0; i < blur; ++i) taps_[i] = static_cast<float>(weights[i] / sum);
+  for (int i = 0; i < blur; ++i) taps[i] = static_cast<float>(weights[i] / sum);
 }
+
+PeakStep::PeakStep(PeakCodec codec, int blur) : codec_(codec), half_(blur / 2), taps_{} { blur_taps(blur, taps_); }
 
 void PeakStep::apply(const void* map, const MapShape& shape, float xy[2], float* confidence) const {
   if (!(*confidence > 0.0f)) {  // missing already, or nothing above 0

@@ -10,6 +10,9 @@ namespace port {
 
 constexpr int kMinBlur = 9, kMaxBlur = 63;  // sides of the blur of kDark and kUdp, odd
 
+// The blur along one axis: taps [blur], sum to one.
+void blur_taps(int blur, float* taps);
+
 class PeakStep {
  public:
   PeakStep(PeakCodec codec, int blur);
@@ -20,8 +23,8 @@ class PeakStep {
 
  private:
   PeakCodec codec_;
-  int half_;              // pixels of the blur to either side
-  float taps_[kMaxBlur];  // sum to one
+  int half_;  // pixels of the blur to either side
+  float taps_[kMaxBlur];
 };
 
 }  // namespace port

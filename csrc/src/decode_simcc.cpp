@@ -73,9 +73,7 @@ void decode_simcc(const HeatmapView& x, const HeatmapView& y, float split_ratio,
                   const Output& out, int threads, std::optional<Isa> isa) {
   check_host_view(x);
   check_host_view(y);
-  if (x.height != 1 || y.height != 1 || x.batch != y.batch || x.joints != y.joints) {
-    input_error("expected SimCC vectors [B, N, bins] of the same poses and joints for x and y, as maps of one row");
-  }
+  check_simcc(x, y);
   check_positive("split_ratio", split_ratio);
   check_threshold(threshold);
   const int count = resolve_threads(threads);

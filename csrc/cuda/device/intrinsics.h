@@ -47,6 +47,7 @@ PORT_DEVICE float exp2_approx(float x) {  // relative error below 2^-22; 0 far b
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+PORT_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }  // never fused with a sum
 PORT_DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
 PORT_DEVICE int first_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }  // bits != 0
 PORT_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }

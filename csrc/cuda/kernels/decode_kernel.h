@@ -21,11 +21,15 @@ PORT_DEVICE int64_t map_offset(const Maps& maps, int64_t map, int joints) {
   return map / joints * maps.stride_b + map % joints * maps.stride_n;
 }
 
-PORT_DEVICE void write_joint(const DecodeParams& p, int64_t map, const Joint& joint) {
-  p.out.joints[2 * map] = joint.x;
-  p.out.joints[2 * map + 1] = joint.y;
-  if (p.out.confidence) p.out.confidence[map] = joint.confidence;
-  if (p.out.mask) p.out.mask[map] = !(joint.confidence >= p.threshold) || is_missing(joint.x, joint.y);
+PORT_DEVICE void write_result(const Results& out, int64_t map, const Joint& joint, bool masked) {
+  out.joints[2 * map] = joint.x;
+  out.joints[2 * map + 1] = joint.y;
+  if (out.confidence) out.confidence[map] = joint.confidence;
+  if (out.mask) out.mask[map] = masked;
+}
+
+PORT_DEVICE void write_joint(const Results& out, int64_t map, const Joint& joint, float threshold) {
+  write_result(out, map, joint, !(joint.confidence >= threshold) || is_missing(joint.x, joint.y));
 }
 
 // Grid: one block per map, or per four.
@@ -40,7 +44,7 @@ decode_kernel(PORT_GRID_CONSTANT DecodeParams p) {
     const Part part = survey_quarter(p.maps, offset, warp);
     if (lane == 0) parts[warp] = part;
     sync_block();
-    if (thread_index() == 0) write_joint(p, map, find_joint(p.maps, offset, parts));
+    if (thread_index() == 0) write_joint(p.out, map, find_joint(p.maps, offset, parts), p.threshold);
   } else {
     const int64_t map = static_cast<int64_t>(block_index()) * kQuarters + warp;
     if (map >= p.count) return;
@@ -52,7 +56,7 @@ decode_kernel(PORT_GRID_CONSTANT DecodeParams p) {
       if (lane == 0) parts[q] = part;
     }
     sync_warp();
-    if (lane == 0) write_joint(p, map, find_joint(p.maps, offset, parts));
+    if (lane == 0) write_joint(p.out, map, find_joint(p.maps, offset, parts), p.threshold);
   }
 }
 

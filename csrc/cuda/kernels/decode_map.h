@@ -28,6 +28,17 @@ constexpr int kQuarters = 4;
 constexpr int kFlight = 4;
 constexpr float kLargestPixel = 3e38f;  // what is not below it (NaN, +inf) makes the map unusable
 
+PORT_DEVICE float warp_sum(float value) {
+  PORT_UNROLL
+  for (int step = 16; step > 0; step /= 2) value += shuffle_xor(value, step);
+  return value;
+}
+PORT_DEVICE float warp_max(float value) {
+  PORT_UNROLL
+  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, shuffle_xor(value, step));
+  return value;
+}
+
 // What a quarter, or several, say of a map.
 struct Part {
   float top;                 // largest value, at least -3e38
@@ -106,6 +117,12 @@ struct Chunk<uint16_t> {
     return pixel == Pixel::kHalf ? Half::low(*p) : Bfloat::low(*p);
   }
 };
+
+// The pixel that lies `at` pixels behind the first.
+PORT_DEVICE float pixel_at(const Maps& maps, int64_t at) {
+  return maps.pixel == Pixel::kFloat ? static_cast<const float*>(maps.data)[at]
+                                     : Chunk<uint16_t>::one(static_cast<const uint16_t*>(maps.data) + at, maps.pixel);
+}
 
 // kCount pixels of row y from column x on.
 template <int kCount>
@@ -268,11 +285,7 @@ PORT_DEVICE Joint find_joint(const Maps& maps, int64_t offset, const Part* parts
   }
   const int x = static_cast<int>(fminf(fmaxf(rintf(joint.x), 0.0f), right));  // half to even
   const int y = static_cast<int>(fminf(fmaxf(rintf(joint.y), 0.0f), bottom));
-  const int64_t at = offset + y * maps.stride_h + x;
-  const float value = maps.pixel == Pixel::kFloat
-                          ? static_cast<const float*>(maps.data)[at]
-                          : Chunk<uint16_t>::one(static_cast<const uint16_t*>(maps.data) + at, maps.pixel);
-  joint.confidence = fminf(fmaxf(value, 0.0f), 1.0f);
+  joint.confidence = fminf(fmaxf(pixel_at(maps, offset + y * maps.stride_h + x), 0.0f), 1.0f);
   return joint;
 }
 

@@ -48,6 +48,33 @@ struct DecodeParams {
   float threshold;
 };
 
+// decode_peaks: the largest pixel and a step within it.
+enum class PeakRule : int32_t { kMsra, kDark, kUdp };
+constexpr int kTaps = 64;  // of the widest blur, 63, and a zero
+
+struct PeakParams {
+  Maps maps;
+  Results out;
+  int64_t count;  // maps: B * N
+  int32_t joints;
+  float threshold;
+  PeakRule rule;
+  int32_t blur;       // kDark, kUdp: pixels to a side, odd, 9 to 63
+  int32_t together;   // a block's warps share a map; else a warp takes a map
+  float taps[kTaps];  // of the blur, and zeros
+};
+
+// SimCC vectors [B][N][bins] as maps of one row.
+struct SimccParams {
+  Maps axes[2];  // x, y
+  Results out;
+  int64_t count;  // joints: B * N
+  int32_t joints;
+  float threshold, split_ratio;
+  int32_t mean;      // of the two maxima, else the lesser
+  int32_t together;  // as above
+};
+
 // What stands around the network; LineSettings of line.h in floats.
 struct LineRules {
   int32_t min_visible, max_masked;

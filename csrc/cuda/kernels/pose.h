@@ -14,17 +14,6 @@
 
 namespace port::kernels {
 
-PORT_DEVICE float warp_sum(float value) {
-  PORT_UNROLL
-  for (int step = 16; step > 0; step /= 2) value += shuffle_xor(value, step);
-  return value;
-}
-PORT_DEVICE float warp_max(float value) {
-  PORT_UNROLL
-  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, shuffle_xor(value, step));
-  return value;
-}
-
 // pose->joints and confidence to everything else but framed. Every lane calls it.
 PORT_DEVICE void prepare_pose(const LineRules& rules, int count, int channels, float threshold, Pose* pose) {
   const int lane = thread_index() % kLanes;

@@ -11,9 +11,9 @@
 //              there; null: not computed, and the joints are the same bits.
 // Streams      Work is queued on the caller's `stream` (null: the default stream of the object's device) and nothing is
 //              waited for: results are there when the stream has come that far. The host arrays of a call are not kept.
-// Capture      refine(), run() and decode() may be called while `stream` is being captured into a CUDA graph: they
-//              queue one kernel and nothing else. The pointers, the batch and the threshold become part of the graph;
-//              the CudaRefiner must live as long as the graph.
+// Capture      refine(), run() and the cuda_decode functions may be called while `stream` is being captured into a CUDA
+//              graph: they queue one kernel and nothing else. The pointers, the batch and the threshold become part of
+//              the graph; the CudaRefiner must live as long as the graph.
 // Allocation   Device memory is taken when a CudaRefiner is built (the packed weights, and nothing per call).
 // Threads      Every const member may be called from any number of threads and on any number of streams at once.
 // Devices      One CudaRefiner serves the device it was built for, whatever device the calling thread has current; that
@@ -133,5 +133,11 @@ class CudaFromHost {
 // The fused decode alone, as port::decode(), on `device` and `stream`.
 void cuda_decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
                  int device, CudaStream stream);
+
+// port::decode_peaks() likewise, and port::decode_simcc().
+void cuda_decode_peaks(const HeatmapView& heatmaps, PeakCodec codec, int blur, float threshold, const Output& out,
+                       int device, CudaStream stream);
+void cuda_decode_simcc(const HeatmapView& x, const HeatmapView& y, float split_ratio, SimccScore score, float threshold,
+                       const Output& out, int device, CudaStream stream);
 
 }  // namespace port

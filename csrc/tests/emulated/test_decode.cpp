@@ -5,36 +5,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "arguments.h"
+#include "decode_cases.h"
 #include "kernels/decode_kernel.h"
 #include "testing.h"
 
 namespace {
 
 using port::Codec;
-using port::DType;
-using port::HeatmapView;
+using namespace port_test;
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr Codec kCodecs[] = {Codec::kSoftargmax, Codec::kSoftargmaxSum, Codec::kArgmax};
-
-struct Decoded {
-  std::vector<float> joints, confidence;
-  std::vector<std::uint8_t> mask;
-  explicit Decoded(std::size_t maps) : joints(2 * maps, -7.0f), confidence(maps, -7.0f), mask(maps, 7) {}
-  port::Output output() { return {joints.data(), confidence.data(), mask.data()}; }
-};
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
 
 Decoded emulate(const HeatmapView& view, Codec codec, float temperature, bool block_per_map, unsigned seed) {
   using namespace port::kernels;
@@ -48,45 +33,6 @@ Decoded emulate(const HeatmapView& view, Codec codec, float temperature, bool bl
   launch.seed = seed;
   port::emulated::launch(launch, [&] { block_per_map ? decode_kernel<true>(p) : decode_kernel<false>(p); });
   return decoded;
-}
-
-// Maps of one size in one type, and the same as float32 for the reference.
-struct Batch {
-  HeatmapView view, plain;
-  std::vector<float> floats;
-  std::vector<std::uint16_t> halves;
-};
-
-Batch batch_of(std::vector<float> values, DType dtype, int poses, int joints, int height, int width) {
-  Batch batch;
-  batch.floats = std::move(values);
-  for (float& v : batch.floats) {
-    using namespace port::device;
-    if (dtype == DType::kFloat32) break;
-    const std::uint32_t bits = dtype == DType::kFloat16 ? Half::pack(v, 0.0f) : Bfloat::pack(v, 0.0f);
-    batch.halves.push_back(static_cast<std::uint16_t>(bits));
-    v = dtype == DType::kFloat16 ? Half::low(bits) : Bfloat::low(bits);
-  }
-  const void* data = dtype == DType::kFloat32 ? static_cast<const void*>(batch.floats.data()) : batch.halves.data();
-  batch.view = HeatmapView::dense(data, dtype, poses, joints, height, width);
-  batch.plain = HeatmapView::dense(batch.floats.data(), DType::kFloat32, poses, joints, height, width);
-  return batch;
-}
-
-std::vector<float> blobs(std::mt19937& random, int count, int height, int width) {
-  std::uniform_real_distribution<float> unit(0.0f, 1.0f);
-  std::vector<float> maps;
-  for (int i = 0; i < count; ++i) {
-    const float x0 = unit(random) * static_cast<float>(width - 1), y0 = unit(random) * static_cast<float>(height - 1);
-    const float peak = unit(random), sigma = 0.8f + 3.0f * unit(random);
-    for (int y = 0; y < height; ++y) {
-      for (int x = 0; x < width; ++x) {
-        const float dx = static_cast<float>(x) - x0, dy = static_cast<float>(y) - y0;
-        maps.push_back(peak * std::exp(-(dx * dx + dy * dy) / (2 * sigma * sigma)) + 0.02f * (unit(random) - 0.5f));
-      }
-    }
-  }
-  return maps;
 }
 
 void compare(const Batch& batch, Codec codec, float temperature, unsigned seed) {

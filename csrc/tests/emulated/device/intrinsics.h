@@ -79,6 +79,10 @@ inline float exp2_approx(float x) {
   const float y = exp2f(x);
   return y < 1.17549435e-38f ? 0.0f : y;  // as .ftz; NaN stays
 }
+inline float product(float a, float b) {
+  volatile float rounded = a * b;  // no compiler fuses it with a sum
+  return rounded;
+}
 inline int count_bits(uint32_t bits) { return __builtin_popcount(bits); }
 inline int first_bit(uint32_t bits) { return __builtin_ctz(bits); }
 inline float bits_to_float(uint32_t bits) {
