@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Refiner`, the production class, and `decode`: the caller's arrays are checked here, a backend computes.
 
-May use: arrays, refined, refiner_device, backends, calibration, export.mismatch, weights, config, errors, NumPy.
+May use: arrays, refined, decode_device, refiner_device, backends, calibration, export.mismatch, weights, config,
+errors, NumPy.
 Test: tests/test_refiner.py, tests/test_engine_load.py, tests/test_bad_input.py, tests/test_calibrate.py.
 """
 
@@ -12,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from port_deploy import refiner_device
+from port_deploy import decode_device, refiner_device
 from port_deploy.arrays import FLOAT32, check_threshold, host_view, to_image
 from port_deploy.backends import native
 from port_deploy.backends.base import Backend
@@ -236,19 +237,23 @@ def decode(
     out: Any = None,
     threads: int = 1,
     blur: int = 11,
+    stream: Any = None,
 ) -> Refined:
     """The fused decode alone, eqs. (1), (2), (13). Needs the native core.
 
     Args:
-        heatmaps: [B, N, H, W] float32 or float16, B >= 0, N from 1 up.
+        heatmaps: [B, N, H, W] float32 or float16, B >= 0, N from 1 up. On the GPU bfloat16, too; there they are read
+            in place, and their last axis must be dense.
         codec: ``softargmax`` (softmax of temperature * map), ``softargmax-sum`` (clipped at 0, divided by the sum),
             ``argmax``; or what MMPose's detectors are evaluated with: ``msra`` (the largest pixel, a quarter pixel
             towards its larger neighbours), ``dark`` or ``udp`` (one Newton step on the logarithm of the blurred map).
+            A `Refiner`'s own decode has the first three only: with the others, decode here and call `Refiner.refine`.
         temperature: Factor inside ``softargmax``; above 0.
         threshold: δ: finite, at least 0.
         out: (joints, confidence, mask) to fill, as for `Refiner`.
-        threads: That compute, the caller included.
+        threads: That compute, the caller included; without meaning on the GPU.
         blur: Side of the blur of ``dark`` and ``udp``: odd, 9 to 63; 11 for labels of sigma 2, 17 for sigma 3.
+        stream: For heatmaps on the GPU, as for `Refiner`: the CUDA stream that the work is queued on, not waited for.
 
     Returns:
         Joints [B, N, 2] in heatmap pixels, confidence [B, N] in 0..1, mask [B, N]: missing or below the threshold. A
@@ -257,7 +262,7 @@ def decode(
 
     Raises:
         InputError: An argument does not fit.
-        BackendUnavailableError: The native core is not built.
+        BackendUnavailableError: The native core is not built, or it has no CUDA and the heatmaps are on a GPU.
     """
     if type(out) is Refined and try_decode(heatmaps, codec, temperature, threshold, *out, threads):
         return out
@@ -268,10 +273,13 @@ def decode(
     if isinstance(temperature, (bool, str)) or not 0 < temperature < float("inf"):
         raise InputError(f"expected a finite temperature above 0, got {temperature!r}")
     check_threads(threads)
+    side = check_blur(blur) if codec in get_args(PeakCodecName) else None
+    if decode_device.takes(heatmaps, stream):
+        return decode_device.decode(heatmaps, codec, float(temperature), side, delta, out, stream)
     maps, wrap = check_heatmaps(heatmaps, None, True, "")
     buffers, result = outputs(out, maps.shape[0], maps.shape[1], wrap)
-    if codec in get_args(PeakCodecName):
-        native.decode_peaks(maps, codec, check_blur(blur), delta, buffers, threads)
+    if side is not None:
+        native.decode_peaks(maps, codec, side, delta, buffers, threads)
     else:
         native.decode(maps, codec, float(temperature), delta, buffers, threads)
     return result

@@ -3,7 +3,7 @@
 
 An engine with input ``heatmaps`` is the whole line. In front of one with input ``joints`` stands the core's fused
 decode, on the same stream, into memory of the caller's library.
-May use: backends, device_arrays, refined, arrays, config, errors. Test: tests/test_engine_load.py.
+May use: backends, decode_device, device_arrays, refined, arrays, config, errors. Test: tests/test_engine_load.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import sys
 from typing import Any
 
 from port_deploy.arrays import to_image
-from port_deploy.backends import native_cuda
+from port_deploy.backends import cuda_decode, native_cuda
 from port_deploy.config import ModelSpec
-from port_deploy.device_arrays import DeviceView, device_view, empty_like, is_on_device, stream_of
+from port_deploy.decode_device import new_outputs, output_views
+from port_deploy.device_arrays import device_view, empty_like, is_on_device, stream_of
 from port_deploy.errors import BackendUnavailableError, InputError
 from port_deploy.refined import NO_STD, as_refined
 
@@ -60,11 +61,10 @@ def run(
         )
     if matrix is not None and stream is not None:
         raise InputError("expected boxes= or affine= without stream=: make the stream the current one of your library")
-    make = empty_like(heatmaps, "heatmaps")
-    decoded = (make((batch, spec.joints, 2), "float32"), *(make((batch, spec.joints), t) for t in ("float32", "bool")))
+    decoded = new_outputs(heatmaps, "heatmaps", batch, spec.joints)
     queue = stream_of(stream, [heatmaps])
-    views = [_view(a, n) for a, n in zip(decoded, ("joints", "confidence", "mask"), strict=True)]
-    native_cuda.decode_on_device(maps, spec.codec, spec.temperature, threshold, views, backend.device, queue)
+    views = output_views(decoded, batch, spec.joints)
+    cuda_decode.decode_on_device(maps, spec.codec, spec.temperature, threshold, views, backend.device, queue)
     points = decoded[0]
     if matrix is not None:
         points = points @ matrix[:, :, :2].swapaxes(1, 2) + matrix[:, None, :, 2]
@@ -89,11 +89,6 @@ def run_images(
     return outputs
 
 
-def _view(array: Any, name: str) -> DeviceView:
-    shape = {"joints": (None, None, 2)}.get(name, (None, None))
-    return device_view(array, name, shape, "|b1" if name == "mask" else "<f4", writable=True)
-
-
 def _outputs(out: Any, like: Any, name: str, batch: int, backend: Any) -> Outputs:
     joints, std = backend.spec.joints, bool(getattr(backend, "gives_std", False))
     if out is not None:
@@ -105,13 +100,8 @@ def _outputs(out: Any, like: Any, name: str, batch: int, backend: Any) -> Output
         if not std or not getattr(backend, "needs_std", True):
             return tuple(given)
         return (*given, empty_like(like, name)((batch, joints), "float32"))
-    make = empty_like(like, name)
-    fresh = (
-        make((batch, joints, 2), "float32"),
-        make((batch, joints), "float32"),
-        make((batch, joints), "bool"),
-    )
-    return (*fresh, make((batch, joints), "float32")) if std else fresh
+    fresh = new_outputs(like, name, batch, joints)
+    return (*fresh, empty_like(like, name)((batch, joints), "float32")) if std else fresh
 
 
 def _matrix(like: Any, boxes: Any, affine: Any, udp: bool, size: tuple[int, int, int]) -> Any:

@@ -19,7 +19,7 @@ from fake_cuda import DeviceArray, FakeCuda
 from fake_tensorrt import fake_runtime
 
 from port_deploy import Refiner
-from port_deploy.backends import cuda_graph, cuda_memory, engine_contexts, native_cuda, tensorrt_
+from port_deploy.backends import cuda_decode, cuda_graph, cuda_memory, engine_contexts, native_cuda, tensorrt_
 from port_deploy.backends.base import Availability
 from port_deploy.engine_info import EngineInfo
 from port_deploy.errors import BackendUnavailableError, EngineMismatchError, InputError, ModelFileError
@@ -271,8 +271,8 @@ def test_the_core_decodes_in_front_of_an_engine_with_input_joints(place: Place) 
         place.cuda.put(stream, lambda: view.fill(7))
 
     place.patch.setattr(native_cuda, "availability", lambda: Availability(True, "a stand-in"))
-    place.patch.setattr(native_cuda, "decode_on_device", decode)
-    place.patch.setattr("port_deploy.refiner_device.empty_like", lambda like, name: make)
+    place.patch.setattr(cuda_decode, "decode_on_device", decode)
+    place.patch.setattr("port_deploy.decode_device.empty_like", lambda like, name: make)
     stream = place.cuda.cudaStreamCreateWithFlags(0)[1]
     refiner(maps, out=out, stream=stream)
     place.cuda.streams[stream].drain()

@@ -275,8 +275,3 @@ def test_without_cuda_in_the_build_or_a_gpu_it_says_what_to_do(monkeypatch: pyte
         Refiner.load(MODEL, device="cuda")
     with pytest.raises(BackendUnavailableError):
         native_cuda.CudaBackend(MODEL)
-    maps = native_cuda.DeviceView(4096, (1, 2, 3, 4), "<f4", None, (24, 12, 4, 1))
-    with pytest.raises(BackendUnavailableError):
-        native_cuda.decode_on_device(maps, "argmax", 40.0, 0.3, [maps] * 3, 0, 0)
-    with pytest.raises(InputError, match="unknown codec"):
-        native_cuda.decode_on_device(maps, "best", 40.0, 0.3, [maps] * 3, 0, 0)

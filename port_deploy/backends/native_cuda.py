@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The core's CUDA path as the backend `native-cuda`, and its decode of heatmaps on the GPU: one kernel launch each.
+"""The core's CUDA path as the backend `native-cuda`: one kernel launch a call.
 
 Arrays on the GPU are read and written where they lie, on the caller's stream; nothing is copied, allocated or waited
 for. Arrays in host memory are copied over and back.
@@ -191,7 +191,7 @@ class CudaBackend:
         try:
             if is_maps:
                 matrix = second.address if second is not None else 0
-                self._native.run(*_maps(first), matrix, threshold, addresses, queue)
+                self._native.run(*as_arguments(first), matrix, threshold, addresses, queue)
             else:
                 assert second is not None
                 self._native.refine(first.address, second.address, batch, threshold, addresses, queue)
@@ -213,41 +213,9 @@ def check_device(views: Sequence[DeviceView | None], device: int) -> None:
             )
 
 
-def _maps(view: DeviceView) -> tuple[int, str, tuple[int, ...], tuple[int, ...]]:
+def as_arguments(view: DeviceView) -> tuple[int, str, tuple[int, ...], tuple[int, ...]]:
+    """Heatmaps as the core takes them: address, dtype, shape, and the strides of all axes but the last."""
     return view.address, DTYPES[view.typestr], view.shape, view.strides[:3]
-
-
-def decode_on_device(
-    maps: DeviceView,
-    codec: str,
-    temperature: float,
-    threshold: float,
-    out: Sequence[DeviceView],
-    device: int,
-    stream: int,
-) -> None:
-    """The fused decode alone, queued on ``stream``: joints in heatmap pixels, confidence, mask.
-
-    Args:
-        maps: Heatmaps [B, N, H, W] of any of HEATMAP_TYPES, last axis dense.
-        codec: As for `port_deploy.decode`.
-        temperature: Likewise.
-        threshold: δ.
-        out: Joints [B, N, 2], confidence [B, N], mask [B, N].
-        device: Number of the GPU that all of them lie on.
-        stream: Handle of the CUDA stream.
-
-    Raises:
-        InputError: An argument is out of range.
-        BackendUnavailableError: No CUDA in this build, or CUDA refuses the launch.
-    """
-    check_device((maps, *out), device)
-    module = native.core()
-    addresses = [v.address for v in out]
-    try:
-        module.decode_on_device(*_maps(maps), codec, temperature, threshold, addresses, device, stream)
-    except module.Error as error:
-        raise native.translate(error) from None
 
 
 def load(

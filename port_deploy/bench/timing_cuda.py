@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times on a GPU beside the wall time of a call: inside a CUDA graph, the floor of a launch, bytes a second.
 
-May use: peers_cuda (capture), timing, native_cuda's decode, torch inside the functions.
+May use: peers_cuda (capture), timing, cuda_decode, torch inside the functions.
 Test: tests/test_bench_cuda.py; on a GPU tests/test_cuda.py.
 """
 
@@ -106,7 +106,8 @@ def _decode_row(
 ) -> dict[str, Any]:
     import torch
 
-    from port_deploy.backends.native_cuda import HEATMAP_TYPES, decode_on_device
+    from port_deploy.backends.cuda_decode import decode_on_device
+    from port_deploy.backends.native_cuda import HEATMAP_TYPES
     from port_deploy.device_arrays import device_view
 
     # Several sets in turn, together larger than the L2 cache, so that each is read from memory.

@@ -134,7 +134,7 @@ class CudaFromHost {
 void cuda_decode(const HeatmapView& heatmaps, Codec codec, float temperature, float threshold, const Output& out,
                  int device, CudaStream stream);
 
-// port::decode_peaks() likewise, and port::decode_simcc().
+// port::decode_peaks() likewise, and port::decode_simcc(): the processor's rules for borders, ties and broken maps.
 void cuda_decode_peaks(const HeatmapView& heatmaps, PeakCodec codec, int blur, float threshold, const Output& out,
                        int device, CudaStream stream);
 void cuda_decode_simcc(const HeatmapView& x, const HeatmapView& y, float split_ratio, SimccScore score, float threshold,

@@ -161,6 +161,7 @@ TEST(peaks_at_every_border) {
 }
 
 TEST(maps_that_hurt) {
+  std::mt19937 random(3);
   const std::vector<std::vector<float>> special = {{kNan},          {kInf},
                                                    {-kInf},         {0.0f},
                                                    {-1.0f},         {1e30f},
@@ -184,6 +185,14 @@ TEST(maps_that_hurt) {
       for (unsigned seed = 0; seed < 3; ++seed) compare(batch, codec, seed == 1 ? 63 : 11, seed, &tally);
     }
   }
+  std::vector<float> edge = blobs(random, 1, 40, 40);  // -inf where the blur of 11 just does not reach
+  put(edge, 40, 20, 19, 1.5f);
+  for (const int x : {12, 28}) {
+    for (int y = 0; y < 40; ++y) put(edge, 40, x, y, -kInf);
+  }
+  Tally beside;
+  for (const PeakCodec codec : kCodecs) compare(batch_of(edge, DType::kFloat32, 1, 1, 40, 40), codec, 11, 4, &beside);
+  CHECK(beside.loose == 0);
   std::vector<float> lone;  // one bad pixel in every quarter
   for (const std::size_t at : {5u, 300u, 600u, 1023u}) {
     lone.assign(1024, 0.1f);
