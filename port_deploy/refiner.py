@@ -264,7 +264,7 @@ def decode(
         InputError: An argument does not fit.
         BackendUnavailableError: The native core is not built, or it has no CUDA and the heatmaps are on a GPU.
     """
-    if type(out) is Refined and try_decode(heatmaps, codec, temperature, threshold, *out, threads):
+    if stream is None and type(out) is Refined and try_decode(heatmaps, codec, temperature, threshold, *out, threads):
         return out
     delta = check_threshold(threshold)
     known = (*get_args(CodecName), *get_args(PeakCodecName))

@@ -114,7 +114,9 @@ def made_up() -> dict[str, Any]:
         "failures": [],
         "skipped": [],
         "floor": {"launch": {"p50_us": 7.2}, "graph": {"p50_us": 6.1}},
-        "decode_bandwidth": [{"batch": 1024, "dtype": "float16", "p50_us": 60.0, "gb_s": 2800.0, "share_of_copy": 0.9}],
+        "decode_bandwidth": [
+            {"batch": 1024, "codec": "dark", "dtype": "float16", "p50_us": 60.0, "gb_s": 2800.0, "share_of_copy": 0.9}
+        ],
     }
 
 
@@ -124,7 +126,7 @@ def test_the_table_shows_calls_the_floor_and_the_gpu(capsys):
     assert "Heatmaps, inside a CUDA graph of many calls:" in text
     assert "- fp16, B=1: 30.0× the fastest other (torch graph)" in text
     assert "takes 7.20 µs from launch" in text
-    assert "2,800 GB/s, 90% of a copy" in text
+    assert "Decode alone, `dark`, float16 heatmaps, B=1024: 60.0 µs, 2,800 GB/s, 90% of a copy" in text
     assert "NVIDIA Made Up 100 (compute capability 9.0, CUDA 13.0)" in text
     bench._print(made_up())
     assert "native-cuda fp16" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_native_cuda import STREAM, OnDevice, memory
 
-from port_deploy import _core, decode, decode_simcc
+from port_deploy import Refined, _core, decode, decode_simcc
 from port_deploy.backends import cuda_decode, native, native_cuda
 from port_deploy.errors import BackendUnavailableError, InputError
 
@@ -124,6 +124,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_queued(core: Core) -> N
         (lambda: decode(maps, temperature=0, out=out), "temperature"),
         (lambda: decode(maps, threshold=-1, out=out), "threshold"),
         (lambda: decode(maps, out=out, stream="x"), "expected a CUDA stream"),
+        (lambda: decode(values, out=Refined(*(o.values for o in out)), stream=5), "stream= is for arrays on the GPU"),
         (lambda: decode(values, stream=5), "stream= is for arrays on the GPU, got ndarray in host memory"),
         (lambda: decode_simcc(values[:, :, 0], values[:, :, 0], stream=5), "stream= is for arrays on the GPU"),
         (lambda: decode_simcc(x, values[:, :, 1], out=out), "simcc_y"),

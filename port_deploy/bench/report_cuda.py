@@ -52,7 +52,7 @@ def gpu_lines(result: Result) -> list[str]:
         )
     for row in result.get("decode_bandwidth", []):
         lines.append(
-            f"Decode alone, {row['dtype']} heatmaps, B={row['batch']}: {number(row['p50_us'])} µs, "
+            f"Decode alone, `{row['codec']}`, {row['dtype']} heatmaps, B={row['batch']}: {number(row['p50_us'])} µs, "
             f"{number(row['gb_s'])} GB/s, {row['share_of_copy']:.0%} of a copy on the device."
         )
     return lines

@@ -21,6 +21,8 @@ IN_GRAPH = 20
 
 COPY_BYTES = 1 << 30
 DECODE_BATCHES = (64, 256, 1024)
+PEAK_CODEC, PEAK_BLUR = "dark", 11
+"""Which of the codecs that start from the largest pixel is timed beside the model's own, in float16."""
 
 
 def graph_block(queue: Callable[[], object], seconds: float) -> list[int]:
@@ -69,8 +71,8 @@ def measure_gpu(joints: int, side: int, codec: str, temperature: float, seconds:
 
     Returns:
         ``floor`` (p50_us, p90_us, p99_us of launch + synchronise of a kernel that writes one number, and of its graph),
-        ``copy_gb_s`` (bytes read and written) and ``decode_bandwidth`` (a row for each dtype and batch; bytes read and
-        written over the time inside a graph).
+        ``copy_gb_s`` (bytes read and written) and ``decode_bandwidth`` (a row for each codec, dtype and batch; bytes
+        read and written over the time inside a graph).
     """
     import torch
 
@@ -86,8 +88,8 @@ def measure_gpu(joints: int, side: int, codec: str, temperature: float, seconds:
     }
     copy = _copy_gb_s(seconds)
     rows = [
-        _decode_row(batch, joints, side, codec, temperature, dtype, copy, seconds)
-        for dtype in (torch.float32, torch.float16)
+        _decode_row(batch, joints, side, name, temperature, dtype, copy, seconds)
+        for name, dtype in ((codec, torch.float32), (codec, torch.float16), (PEAK_CODEC, torch.float16))
         for batch in DECODE_BATCHES
     ]
     return {"floor": floor, "copy_gb_s": round(copy, 1), "decode_bandwidth": rows}
@@ -106,7 +108,7 @@ def _decode_row(
 ) -> dict[str, Any]:
     import torch
 
-    from port_deploy.backends.cuda_decode import decode_on_device
+    from port_deploy.backends.cuda_decode import decode_on_device, decode_peaks_on_device
     from port_deploy.backends.native_cuda import HEATMAP_TYPES
     from port_deploy.device_arrays import device_view
 
@@ -126,12 +128,16 @@ def _decode_row(
     def queue() -> None:
         stream = torch.cuda.current_stream().cuda_stream
         view = views[next(turn) % len(views)]
-        decode_on_device(view, codec, temperature, 0.3, written, 0, stream)
+        if codec == PEAK_CODEC:
+            decode_peaks_on_device(view, codec, PEAK_BLUR, 0.3, written, 0, stream)
+        else:
+            decode_on_device(view, codec, temperature, 0.3, written, 0, stream)
 
     p50 = float(np.median(graph_block(queue, seconds)))
     moved = maps[0].numel() * maps[0].element_size() + batch * joints * (8 + 4 + 1)
     return {
         "batch": batch,
+        "codec": codec,
         "dtype": str(dtype).removeprefix("torch."),
         "p50_us": round(p50 / 1e3, 2),
         "gb_s": round(moved / p50, 1),
