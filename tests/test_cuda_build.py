@@ -6,15 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "csrc" / "cmake"
 KERNEL = "_ZN4port7kernels11line_kernelINS_6device4HalfELi3ELi1ELb0ELi2EEEvNS0_10LineParamsE"
 
 
-def report(registers: int, spilled: int) -> str:
+def report(registers: int, spilled: int, kernel: str = KERNEL) -> str:
     return (
-        f"ptxas info    : Compiling entry function '{KERNEL}' for 'sm_90a'\n"
-        f"ptxas info    : Function properties for {KERNEL}\n"
+        f"ptxas info    : Compiling entry function '{kernel}' for 'sm_90a'\n"
+        f"ptxas info    : Function properties for {kernel}\n"
         f"    {spilled} bytes stack frame, {spilled} bytes spill stores, 0 bytes spill loads\n"
         f"ptxas info    : Used {registers} registers, used 1 barriers\n"
     )
@@ -46,6 +48,21 @@ def test_spills_and_registers_beyond_the_limit_fail(tmp_path: Path) -> None:
     assert "line Half 24 joints block for sm_90a: expected no spills, got 16 bytes" in done.stderr
     (tmp_path / "a.cu.o.log").write_text(report(129, 0))
     assert "expected at most 128 registers, got 129" in check(tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name"),
+    [
+        ("_ZN4port7kernels13decode_kernelILb0EEEvNS0_12DecodeParamsE", "decode warp per map"),
+        ("_ZN4port7kernels11peak_kernelENS0_10PeakParamsE", "decode peak"),
+        ("_ZN4port7kernels12simcc_kernelENS0_11SimccParamsE", "decode simcc"),
+    ],
+)
+def test_the_decodes_leave_room_for_four_blocks(tmp_path: Path, symbol: str, name: str) -> None:
+    (tmp_path / "a.cu.o.log").write_text(report(128, 0) + report(129, 0, symbol))
+    done = check(tmp_path)
+    assert done.returncode == 1
+    assert f"{name} for sm_90a: expected at most 128 registers, got 129" in done.stderr
 
 
 def test_nothing_to_check_is_an_error(tmp_path: Path) -> None:
