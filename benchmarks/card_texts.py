@@ -93,6 +93,9 @@ OLDER = {
 }
 """Models whose weights are older than their recipe -> how they came to be."""
 
+STEPPED = ("hand21", "hand21-free", "coco17", "coco17-free", "mpii16-free", "h36m17-free")
+"""Models whose steps were run one by one, with the options that train_models.py gives them."""
+
 NOTES: dict[str, tuple[str, ...]] = {
     "hand21": (
         "FPHB has its own wrist, thumb base and knuckles (its palm is a third shorter than that of MANO and "

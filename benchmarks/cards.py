@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from card_texts import HIDDEN, NOTES, OLDER, REAL, SEEN_BODIES, SEEN_HANDS, SOURCES, UNLIMITED, VIEWS
+from card_texts import HIDDEN, NOTES, OLDER, REAL, SEEN_BODIES, SEEN_HANDS, SOURCES, STEPPED, UNLIMITED, VIEWS
 from train_models import RECIPES
 
 from port_deploy.baselines import LinearCompletion, neighbour_mean
@@ -30,6 +30,8 @@ from port_deploy.predictions import load_poses, load_predictions
 from port_deploy.refiner import Refiner
 from port_deploy.weights import Model, bundled_models, load_model
 
+KINDS = {3: "conditioned on confidence (`soft`)", 2: "the paper's own kind (`paper`: mask embedding, eq. (12))"}
+"""By the network's inputs of a joint."""
 FOLDER = Path(__file__).resolve().parents[1] / "port_deploy" / "data" / "models"
 
 
@@ -45,7 +47,7 @@ def card(name: str, data: Path) -> str:
         "<!-- written by benchmarks/cards.py -->",
         f"# {name}",
         "",
-        f"{spec.joints} joints (`{spec.skeleton.name}`), conditioned on confidence (`soft`), {what} "
+        f"{spec.joints} joints (`{spec.skeleton.name}`), {KINDS[config.input_channels]}, {what} "
         f'(`refine="{spec.refine}"`). {config.parameter_count():,} parameters, K = '
         f"{{{', '.join(map(str, config.hops))}}}, frame `{spec.frame}`, {len(model.data) / 1e6:.1f} MB as float16.",
         "",
@@ -78,10 +80,11 @@ def _history(model: Model) -> list[str]:
     if name in OLDER:
         told = f"{OLDER[name]} The recipe of today: {views}. One command, seed 0:"
     else:
+        variance = " Then the variance alone." if model.spec.config.variance else ""
+        steps = "Its steps were run one by one; one command, seed 0, runs them all" if name in STEPPED else "Seed 0"
         told = (
-            f"{views}; the best epoch by held-out data. Then the variance alone. PyTorch "
-            f"{model.spec.training['torch']}, one thread; another version, processor or thread count gives other last "
-            "digits. Its steps were run one by one; one command, seed 0, runs them all:"
+            f"{views}; the best epoch by held-out data.{variance} PyTorch {model.spec.training['torch']}, one thread; "
+            f"another version, processor or thread count gives other last digits. {steps}:"
         )
     return [told, "", "```", f"python benchmarks/train_models.py {name} DATA -o runs", "```"]
 
@@ -104,15 +107,17 @@ def _data(model: Model) -> list[str]:
 
 def _held_out(model: Model) -> list[str]:
     metrics = model.spec.metrics
+    soft = model.spec.config.input_channels == 3
+    groups = ("masked", "visible")[: 2 if soft else 1]
     lines = [
-        "Mean error in per cent of the pose's size (root-mean-square coordinate), fusion 1, every joint corrected. "
-        "Hidden: confidence below δ.",
+        "Mean error in per cent of the pose's size (root-mean-square coordinate), fusion 1"
+        f"{', every joint corrected' if soft else ''}. Hidden: confidence below δ.",
         "",
-        "| source | hidden: detector | hidden: + PORT | seen: detector | seen: + PORT |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"| source | {' | '.join(f'{h}: detector | {h}: + PORT' for h in ('hidden', 'seen')[: len(groups)])} |",
+        "| --- |" + " ---: |" * (2 * len(groups)),
     ]
     for name, s in metrics["held_out"]["sources"].items():
-        figures = (s["detector_masked"], s["error_masked"], s["detector_visible"], s["error_visible"])
+        figures = (s[f"{who}_{group}"] for group in groups for who in ("detector", "error"))
         lines.append(f"| {name} | " + " | ".join(f"{v:.1f}" for v in figures) + " |")
     if "held_out_variance" in metrics:
         which = ("masked", "visible") if model.spec.refine == "all" else ("masked",)
@@ -207,10 +212,12 @@ def _row(result: Evaluation) -> str:
 
 def _settings(model: Model) -> list[str]:
     spec = model.spec
+    scale = f" Confidence is divided by {spec.confidence_divisor:g} and clipped before the network reads it."
+    if spec.config.input_channels < 3:
+        scale = ""
     lines = [
-        f"As shipped: δ = {spec.threshold:g}, {spec.threshold_source or 'set by hand'}. Confidence is divided by "
-        f"{spec.confidence_divisor:g} and clipped before the network reads it. Left alone: poses with fewer than "
-        f"{spec.min_visible} visible or more than {spec.max_masked} masked joints.",
+        f"As shipped: δ = {spec.threshold:g}, {spec.threshold_source or 'set by hand'}.{scale} Left alone: poses with "
+        f"fewer than {spec.min_visible} visible or more than {spec.max_masked} masked joints.",
     ]
     entries: dict[str, Any] = dict(spec.metrics.get(KEY, {}))
     if entries:
