@@ -25,14 +25,22 @@ def ablations() -> Any:
 
 def scored(seed: int, value: float) -> dict[str, Any]:
     figures = {"p_epe_paper": value, "p_epe": 7.5, "epe": 9.5}
-    return {"seed": seed, "parameters": 528_914, "epe_root": 15.0, "held_out": 40.0, "detector": figures, **figures}
+    return {
+        "seed": seed,
+        "commit": "0123456789ab",
+        "parameters": 528_914,
+        "epe_root": 15.0,
+        "held_out": 40.0,
+        "detector": figures,
+        **figures,
+    }
 
 
 def test_rows_hold_mean_and_spread(ablations: Any) -> None:
     base = " ".join(ablations.PAPER)
     rows = ablations.table({"runs": {base: [scored(0, 7.0), scored(1, 7.2), scored(2, 7.4)]}})
     assert {r["variant"] for r in rows} == {
-        *("K = {1, 2}", "40 %", "the detector's coordinates", "visible"),
+        *("K = {1, 2}", "40 %", "40 % at random", "the detector's coordinates", "visible"),
         *("D = 64, L = 4, heads of 64", "paper"),
     }
     assert {r["P-EPE as in the paper"] for r in rows} == {"7.200 ± 0.200"}
