@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from card_texts import HIDDEN, NOTES, OLDER, REAL, SEEN_BODIES, SEEN_HANDS, SOURCES, STEPPED, UNLIMITED, VIEWS
+from card_texts import HIDDEN, NOTES, REAL, SEEN_BODIES, SEEN_HANDS, SOURCES, STEPPED, UNLIMITED, VIEWS
 from train_models import RECIPES
 
 from port_deploy.baselines import LinearCompletion, neighbour_mean
@@ -77,15 +77,12 @@ def _history(model: Model) -> list[str]:
     name, recipe = model.spec.name, RECIPES[model.spec.name]
     start = f", starting from `{recipe.start}`" if recipe.start else ", from random weights"
     views = f"{recipe.epochs * 51_200:,} random views from a simulated detector{start}"
-    if name in OLDER:
-        told = f"{OLDER[name]} The recipe of today: {views}. One command, seed 0:"
-    else:
-        variance = " Then the variance alone." if model.spec.config.variance else ""
-        steps = "Its steps were run one by one; one command, seed 0, runs them all" if name in STEPPED else "Seed 0"
-        told = (
-            f"{views}; the best epoch by held-out data.{variance} PyTorch {model.spec.training['torch']}, one thread; "
-            f"another version, processor or thread count gives other last digits. {steps}:"
-        )
+    variance = " Then the variance alone." if model.spec.config.variance else ""
+    steps = "Its steps were run one by one; one command, seed 0, runs them all" if name in STEPPED else "Seed 0"
+    told = (
+        f"{views}; the best epoch by held-out data.{variance} PyTorch {model.spec.training['torch']}, one thread; "
+        f"another version, processor or thread count gives other last digits. {steps}:"
+    )
     return [told, "", "```", f"python benchmarks/train_models.py {name} DATA -o runs", "```"]
 
 
