@@ -189,6 +189,13 @@ def test_what_is_written_reads_back(poses: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in model.data.decode("latin-1"), "no path of the training machine in the model"
 
 
+def test_every_seed_holds_out_the_same_poses(poses: Path, tmp_path: Path) -> None:
+    """Else seeds do not compare, and poses that one run held out are what another has learnt."""
+    first, second = (make(poses, tmp_path / str(seed), seed=seed).sources[0] for seed in (0, 1))
+    assert 0 < len(first.held_out) < len(first.training)
+    assert first.held_out.equal(second.held_out)
+
+
 def test_a_seed_decides_everything(poses: Path, tmp_path: Path) -> None:
     runs = [make(poses, tmp_path / str(i), seed=seed) for i, seed in enumerate((3, 3, 4))]
     for trainer in runs:

@@ -33,6 +33,9 @@ MIN_LABELLED = 4
 HELD_OUT_SHARE = 0.05
 """Part of a source's poses that is held out where no field of it says which."""
 
+SPLIT_SEED = 0
+"""Of that choice, and of simulated faces."""
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -116,15 +119,15 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise InputError(f"cannot read data {path}: expected an .npz file of plain arrays: {reason}") from error
 
 
-def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Sequence[float]], seed: int = 0) -> Source:
+def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Sequence[float]]) -> Source:
     """Read one data file.
 
     Args:
         spec: The file, its weight and the joints to ignore.
         skeleton: Joints to look for.
         hold_out: Field of the file -> values that are held out, e.g. ``{"subject": (9, 11)}``. A file with none of the
-            fields holds out HELD_OUT_SHARE of its poses, whole sequences where it has ``seq``.
-        seed: Of that choice.
+            fields holds out HELD_OUT_SHARE of its poses, whole sequences where it has ``seq``: always the same, so that
+            runs of different seeds compare, and what one held out none has learnt.
 
     Raises:
         InputError: The file cannot be read, its arrays do not fit, or it has no usable pose; the message says which.
@@ -134,7 +137,7 @@ def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Seque
     if spec.face:
         if joints.shape[-1] != 3:
             raise InputError(f"{spec.path}: a simulated face takes joints3d, and it has joints alone: leave :face out")
-        joints, names = with_face(joints, names, seed)
+        joints, names = with_face(joints, names, SPLIT_SEED)
     index = match_names(names, skeleton)
     present = index >= 0
     for i, name in enumerate(skeleton.names):
@@ -152,7 +155,7 @@ def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Seque
         raise InputError(
             f"{spec.path}: no pose with {MIN_LABELLED} labelled joints of skeleton {skeleton.name!r} in it"
         )
-    held, how = _held_out(arrays, len(joints), hold_out, seed)
+    held, how = _held_out(arrays, len(joints), hold_out)
     held, rows = held[usable], np.flatnonzero(usable)
     if held.all():
         raise InputError(f"{spec.path}: every pose is held out ({how}): nothing is left to train on")
@@ -216,7 +219,7 @@ def _normalise(points: NDArray[Any], labelled: NDArray[Any]) -> tuple[NDArray[An
 
 
 def _held_out(
-    arrays: Mapping[str, NDArray[Any]], count: int, hold_out: Mapping[str, Sequence[float]], seed: int
+    arrays: Mapping[str, NDArray[Any]], count: int, hold_out: Mapping[str, Sequence[float]]
 ) -> tuple[NDArray[Any], str]:
     """Which poses [M] are held out, and how that was decided."""
     fields = [k for k in hold_out if k in arrays and arrays[k].shape == (count,)]
@@ -225,7 +228,7 @@ def _held_out(
         for key in fields:
             held |= np.isin(arrays[key], list(hold_out[key]))
         return held, "held out " + ", ".join(f"{k} {'/'.join(f'{v:g}' for v in hold_out[k])}" for k in fields)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SPLIT_SEED)
     if "seq" in arrays and arrays["seq"].shape == (count,):
         sequences = np.unique(arrays["seq"])
         chosen = sequences[random.random(len(sequences)) < HELD_OUT_SHARE]

@@ -68,7 +68,7 @@ def simulate(
     """
     if count < 1:
         raise InputError(f"expected at least 1 pose to simulate, got {count}")
-    source = load_source(spec, skeleton, hold_out, seed)
+    source = load_source(spec, skeleton, hold_out)
     if not len(source.held_out):
         raise InputError(f"{spec.path}: no pose is held out: choose --hold-out values that the file has")
     generator = torch.Generator().manual_seed(seed)

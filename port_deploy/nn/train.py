@@ -66,7 +66,7 @@ class Trainer:
 
     def __init__(self, spec: ModelSpec, options: TrainOptions, output: Path) -> None:
         self.spec, self.options, self.output = spec, options, output
-        self.sources = [load_source(d, spec.skeleton, options.hold_out, options.seed) for d in options.data]
+        self.sources = [load_source(d, spec.skeleton, options.hold_out) for d in options.data]
         if not any(len(s.held_out) for s in self.sources):
             raise InputError(
                 "no pose is held out: choose --hold-out values that the data have, to judge checkpoints by"
