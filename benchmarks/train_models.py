@@ -56,8 +56,8 @@ class Recipe:
         licence: Of the weights.
         detectors: Names of detectors and the files of their answers, for which a setting is chosen and kept as well.
         variance: Whether it is given one.
-        threshold: δ that a model of the paper's kind ships with, and where that is from; it rebuilds all joints below it,
-            as eq. (14) does, however many. None: the simulation's setting, or that of ``options``.
+        threshold: δ that a model of the paper's kind ships with, and where that is from; it rebuilds all joints below
+            it, as eq. (14) does, however many. None: the simulation's setting, or that of ``options``.
     """
 
     skeleton: str

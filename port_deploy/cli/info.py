@@ -92,12 +92,13 @@ def put_between(path: Path, start: str, end: str, text: str) -> None:
 
 def models_markdown(models: Sequence[dict[str, Any]]) -> str:
     """The bundled models as a Markdown table, one line each."""
-    lines = ["| model | skeleton | kind | parameters | size | δ | measured | licence of the weights |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    lines = ["| model | skeleton | kind | changes | parameters | size | δ | measured | licence of the weights |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for m in (m for m in models if "error" not in m):
         size = f"{m['size_bytes'] / 1e6:.1f} MB"
         name = f"[`{m['name']}`]({m['card']})" if m["card"] else f"`{m['name']}`"
-        cells = (name, f"`{m['skeleton']}`", f"`{m['kind']}`", f"{m['parameters']:,}", size)
+        changes = "every joint" if m["refine"] == "all" else "joints below δ"
+        cells = (name, f"`{m['skeleton']}`", f"`{m['kind']}`", changes, f"{m['parameters']:,}", size)
         tail = (f"{m['threshold']:g}", headline(m["metrics"]) or "–", m["licence"])
         lines.append("| " + " | ".join((*cells, *tail)) + " |")
     return "\n".join(lines) + "\n"
