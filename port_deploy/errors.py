@@ -7,6 +7,11 @@ code 2; anything else that escapes is a bug and keeps its traceback. Test: tests
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+MOST_LISTED = 5
+"""Names that a message lists before it only counts."""
+
 
 class PortError(Exception):
     """Base of all deliberate errors: the caller can mend what the message names."""
@@ -34,6 +39,12 @@ class ExportError(PortError, RuntimeError):
 
 class VerificationError(PortError, RuntimeError):
     """An artefact was built but disagrees with the oracle by more than the tolerance (exit code 1)."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas: the first MOST_LISTED, and how many more there are."""
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def missing_extra(what: str, extra: str) -> BackendUnavailableError:

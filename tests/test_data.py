@@ -23,7 +23,7 @@ from port_deploy.nn.augment import (  # noqa: E402
     rotation,
     view,
 )
-from port_deploy.nn.data import DataSpec, load_source  # noqa: E402
+from port_deploy.nn.data import DataSpec, check_hold_out, load_source  # noqa: E402
 from port_deploy.skeleton import Skeleton, bundled_skeletons  # noqa: E402
 
 H36M_NAMES = (
@@ -129,6 +129,36 @@ def test_hold_out_by_field_by_sequence_and_at_random(tmp_path: Path) -> None:
     assert not set(seq[source.held_out].tolist()) & set(seq[source.training].tolist()), "sequences stay whole"
     with pytest.raises(InputError, match="every pose is held out"):
         load_source(spec, skeleton, {"subject": (0.0, 1.0, 2.0, 3.0)})
+
+
+def test_a_field_that_no_file_has_is_refused(tmp_path: Path) -> None:
+    skeleton, numbers = Skeleton.load("hand21"), np.arange(40) % 4
+    texts = numbers.astype(str)
+    named = {"joints": hands(), "names": skeleton.names}
+    first = load_source(write(tmp_path / "a.npz", **named, subject=numbers, image=texts), skeleton, {})
+    second = load_source(write(tmp_path / "b.npz", **named), skeleton, {})
+    check_hold_out({"subject": (1.0,)}, [first, second])  # one of them has it
+    check_hold_out({}, [second])
+    for field in ("sbject", "image"):  # a text is no number that could be asked for
+        with pytest.raises(InputError) as caught:
+            check_hold_out({"subject": (1.0,), field: (1.0,)}, [first, second])
+        assert f"--hold-out {field}: no data file" in str(caught.value)
+        assert "a.npz has subject; b.npz has none" in str(caught.value)
+
+
+def test_joints_without_any_label_are_named_beside_the_names_that_mean_nothing(tmp_path: Path) -> None:
+    skeleton = Skeleton.load("hand21")
+    whole = load_source(write(tmp_path / "a.npz", joints=hands(), names=skeleton.names), skeleton, {})
+    assert whole.gaps(skeleton) == ""
+    names = ["wrong" if n == "index2" else n for n in skeleton.names]
+    wrong = write(tmp_path / "b.npz", joints=hands(), names=names)
+    gaps = load_source(wrong, skeleton, {}).gaps(skeleton)
+    assert gaps == "b.npz: no labels for index2 (its names that hand21 does not have: wrong)"
+    assert load_source(DataSpec(wrong.path, ignore=("index2",)), skeleton, {}).gaps(skeleton) == "", "as was asked for"
+    empty = hands()
+    empty[:, 4:12] = np.nan
+    unlabelled = load_source(write(tmp_path / "c.npz", joints=empty, names=skeleton.names), skeleton, {})
+    assert unlabelled.gaps(skeleton) == f"c.npz: no labels for {', '.join(skeleton.names[4:9])} and 3 more"
 
 
 @pytest.mark.parametrize(

@@ -73,11 +73,27 @@ def test_a_file_of_held_out_poses(
     assert again.read_bytes() == out.read_bytes()
 
 
+def test_joints_without_labels_are_said(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with np.load(poses) as data:
+        arrays = dict(data)
+    arrays["names"][3] = "x"
+    np.savez(poses, **arrays)
+    arguments = [str(poses), "--skeleton", "h36m17", "--count", "9", "--json", "-o", str(tmp_path / "s.npz")]
+    assert main(arguments) == 0
+    streams = capsys.readouterr()
+    assert streams.err == f"p.npz: no labels for {BODY.names[3]} (its names that h36m17 does not have: x)\n"
+    assert json.loads(streams.out)["poses"] == 9
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--count", "0"], "at least 1 pose"),
         (["--hold-out", "subject=5"], "no pose is held out"),
+        (
+            ["--hold-out", "sbject=9"],
+            "--hold-out sbject: no data file has that field, one number a pose: p.npz has sub",
+        ),
         (["-o", "x.txt"], "expected the output"),
         (["--skeleton", "hand21"], "none of the joints"),
     ],

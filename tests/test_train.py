@@ -306,6 +306,17 @@ def test_command(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "best of 1 epochs" in capsys.readouterr().out
 
 
+def test_joints_without_labels_are_said(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with np.load(poses) as data:
+        np.savez(tmp_path / "odd.npz", joints=data["joints"], names=["a", "b", "c", "d", "e", "g"])
+    assert main(command(poses, tmp_path, "--json", "--data", str(tmp_path / "odd.npz"))) == 0
+    streams = capsys.readouterr()
+    assert [line for line in streams.err.splitlines() if "no labels" in line] == [
+        "odd.npz: no labels for f (its names that chain6 does not have: g)"
+    ]
+    assert json.loads(streams.out)["epochs"] == 1
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -314,6 +325,7 @@ def test_command(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["--skeleton", "hand21"], "none of the joints"),
         (["--hold-out", "subject"], "expected --hold-out"),
         (["--hold-out", "subject=x"], "expected --hold-out"),
+        (["--hold-out", "subjct=1"], "--hold-out subjct: no data file has that field"),
         (["--simulate", "error=wide,wider"], "expected --simulate"),
         (["--simulate", "blur=1"], "no number 'blur'"),
         (["--simulate", "error=1"], "expected 2 number(s) for error"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from port_deploy.cli.common import Parser, print_json, run
+from port_deploy.cli.common import Parser, print_json, run, say
 from port_deploy.cli.train import numbers
 from port_deploy.errors import InputError, missing_extra
 from port_deploy.files import check_writable, write_bytes
@@ -54,7 +54,7 @@ def body(argv: Sequence[str] | None) -> int:
     skeleton = Skeleton.load(options.skeleton)
     spec = DataSpec.parse(options.file)
     held_out = numbers(options.hold_out, "--hold-out")
-    arrays = simulate(spec, skeleton, held_out, options.count, options.patches, options.seed)
+    arrays = simulate(spec, skeleton, held_out, options.count, options.patches, options.seed, say)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(options.output, buffer.getvalue())

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from port_deploy.cli.common import Parser, print_json, run, table
+from port_deploy.cli.common import Parser, print_json, run, say, table
 from port_deploy.config import ModelSpec, PortConfig
 from port_deploy.errors import InputError, missing_extra
 from port_deploy.skeleton import Skeleton
@@ -236,6 +236,9 @@ def body(argv: Sequence[str] | None) -> int:
         job.resume()
     elif job.checkpoint.exists():
         raise InputError(f"{job.output} holds a run: go on with --resume, or choose another folder with -o")
+    for source in job.sources:
+        if gaps := source.gaps(job.spec.skeleton):
+            say(gaps)
     with progress(job.total_steps, job.progress.step) as report:
         job.run(report)
     answer = result(job)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from port_deploy.errors import InputError
+from port_deploy.errors import InputError, listed
 from port_deploy.files import sha256
 from port_deploy.joint_names import canonical_name, match_names
 from port_deploy.nn.face import with_face
@@ -92,6 +92,9 @@ class Source:
         training: Indices of the poses to train on.
         held_out: Indices of the poses that choose the best checkpoint.
         facts: What goes into the model's card: file, digest, poses, weight, how it was split.
+        fields: Arrays of the file that hold one number a pose: what can be held out by.
+        unlabelled: Joints of the skeleton that no pose has a label of, but for those that were to be ignored.
+        unknown: The file's names that mean no joint of the skeleton.
     """
 
     name: str
@@ -101,6 +104,16 @@ class Source:
     training: Tensor
     held_out: Tensor
     facts: Mapping[str, Any] = field(default_factory=dict)
+    fields: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def gaps(self, skeleton: Skeleton) -> str:
+        """One line on the joints of the skeleton that the file has no label of; empty where it has labels of all."""
+        if not self.unlabelled:
+            return ""
+        others = f" (its names that {skeleton.name} does not have: {listed(self.unknown)})" if self.unknown else ""
+        return f"{self.facts['file']}: no labels for {listed(self.unlabelled)}{others}"
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -139,6 +152,7 @@ def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Seque
             raise InputError(f"{spec.path}: a simulated face takes joints3d, and it has joints alone: leave :face out")
         joints, names = with_face(joints, names, SPLIT_SEED)
     index = match_names(names, skeleton)
+    known = {canonical_name(n) for n in skeleton.names}
     present = index >= 0
     for i, name in enumerate(skeleton.names):
         present[i] &= canonical_name(name) not in spec.ignore
@@ -150,6 +164,7 @@ def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Seque
             labelled[:, own] &= _per_joint(spec.path, arrays, key)[:, index[own]] > 0
             break
     points = np.where(labelled[..., None], joints[:, np.maximum(index, 0)], 0.0).astype(np.float32)
+    seen = labelled.any(0)
     points, usable = _normalise(points, labelled)
     if not usable.any():
         raise InputError(
@@ -178,7 +193,24 @@ def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Seque
         training=torch.from_numpy(np.flatnonzero(~held)),
         held_out=torch.from_numpy(np.flatnonzero(held)),
         facts=facts,
+        fields=tuple(sorted(k for k in arrays if _is_field(arrays, k, len(joints)))),
+        unlabelled=tuple(
+            n for n, s in zip(skeleton.names, seen, strict=True) if not s and canonical_name(n) not in spec.ignore
+        ),
+        unknown=tuple(n for n in map(str, arrays["names"]) if canonical_name(n) not in known),
     )
+
+
+def check_hold_out(hold_out: Mapping[str, Sequence[float]], sources: Sequence[Source]) -> None:
+    """Raise where a field that poses are to be held out by is in no file at all: the name is most likely misspelt.
+
+    Raises:
+        InputError: It is; the message names the field, the files and the fields that they have.
+    """
+    for key in hold_out:
+        if not any(key in s.fields for s in sources):
+            have = "; ".join(f"{s.facts['file']} has {listed(s.fields) if s.fields else 'none'}" for s in sources)
+            raise InputError(f"--hold-out {key}: no data file has that field, one number a pose: {have}")
 
 
 def _joints(path: Path, arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], list[str]]:
@@ -218,11 +250,15 @@ def _normalise(points: NDArray[Any], labelled: NDArray[Any]) -> tuple[NDArray[An
     return (centred / np.where(usable, size, 1)[:, None, None]).astype(np.float32), usable
 
 
+def _is_field(arrays: Mapping[str, NDArray[Any]], key: str, count: int) -> bool:
+    return key in arrays and arrays[key].shape == (count,) and arrays[key].dtype.kind in "biuf"
+
+
 def _held_out(
     arrays: Mapping[str, NDArray[Any]], count: int, hold_out: Mapping[str, Sequence[float]]
 ) -> tuple[NDArray[Any], str]:
     """Which poses [M] are held out, and how that was decided."""
-    fields = [k for k in hold_out if k in arrays and arrays[k].shape == (count,)]
+    fields = [k for k in hold_out if _is_field(arrays, k, count)]
     if fields:
         held = np.zeros(count, dtype=bool)
         for key in fields:

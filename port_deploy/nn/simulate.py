@@ -8,7 +8,7 @@ Test: tests/test_simulate.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from port_deploy.errors import InputError
 from port_deploy.nn.augment import draw
-from port_deploy.nn.data import DataSpec, load_source
+from port_deploy.nn.data import DataSpec, check_hold_out, load_source
 from port_deploy.nn.detector_model import detector_model
 from port_deploy.nn.simulated_detector import Graph, simulate_detector
 from port_deploy.skeleton import Skeleton
@@ -52,6 +52,7 @@ def simulate(
     count: int,
     patches: bool = False,
     seed: int = 0,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The arrays of a predictions file: held-out poses of a file as the simulated detector sees them.
 
@@ -62,15 +63,19 @@ def simulate(
         count: How many views.
         patches: Hide joints under square patches, and only poses that have one; else as training does.
         seed: Of everything random.
+        note: Called with a line where the file has no label of some joint.
 
     Raises:
-        InputError: The file cannot be used, or ``count`` is not above 0.
+        InputError: The file cannot be used or has no such field, or ``count`` is not above 0.
     """
     if count < 1:
         raise InputError(f"expected at least 1 pose to simulate, got {count}")
     source = load_source(spec, skeleton, hold_out)
+    check_hold_out(hold_out, [source])
     if not len(source.held_out):
         raise InputError(f"{spec.path}: no pose is held out: choose --hold-out values that the file has")
+    if note and (gaps := source.gaps(skeleton)):
+        note(gaps)
     generator = torch.Generator().manual_seed(seed)
     graph, detector = Graph.of(skeleton), detector_model(skeleton)
     parts: list[tuple[Tensor, ...]] = []

@@ -24,7 +24,7 @@ from port_deploy.errors import InputError, PortError
 from port_deploy.files import check_writable, write_text
 from port_deploy.nn.augment import draw, draw_batch
 from port_deploy.nn.checkpoint import Progress, load_checkpoint, save_checkpoint
-from port_deploy.nn.data import load_source
+from port_deploy.nn.data import check_hold_out, load_source
 from port_deploy.nn.detector_model import detector_model
 from port_deploy.nn.fused import FusedPort
 from port_deploy.nn.line import Refine
@@ -58,7 +58,7 @@ class Trainer:
             ``<name>.metrics.json``.
 
     Raises:
-        InputError: A data file is missing or unusable.
+        InputError: A data file is missing or unusable, or none has a field of ``hold_out``.
     """
 
     chosen_by = "error"
@@ -67,6 +67,7 @@ class Trainer:
     def __init__(self, spec: ModelSpec, options: TrainOptions, output: Path) -> None:
         self.spec, self.options, self.output = spec, options, output
         self.sources = [load_source(d, spec.skeleton, options.hold_out) for d in options.data]
+        check_hold_out(options.hold_out, self.sources)
         if not any(len(s.held_out) for s in self.sources):
             raise InputError(
                 "no pose is held out: choose --hold-out values that the data have, to judge checkpoints by"
