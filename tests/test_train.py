@@ -18,6 +18,7 @@ from port_deploy.cli.train import main  # noqa: E402
 from port_deploy.config import ModelSpec, PortConfig  # noqa: E402
 from port_deploy.errors import InputError, ModelFileError, PortError  # noqa: E402
 from port_deploy.nn import train as train_module  # noqa: E402
+from port_deploy.nn.checkpoint import differences  # noqa: E402
 from port_deploy.nn.data import DataSpec  # noqa: E402
 from port_deploy.nn.detector_model import DetectorModel  # noqa: E402
 from port_deploy.nn.fused import FusedPort  # noqa: E402
@@ -236,11 +237,26 @@ def test_resuming_something_else_is_refused(poses: Path, tmp_path: Path) -> None
     with pytest.raises(InputError, match="no checkpoint"):
         trainer.resume()
     trainer.run()
-    with pytest.raises(InputError, match="options differ"):
+    with pytest.raises(InputError, match="of another run: seed: 0 in the checkpoint, 1 now.*: resume with the same"):
         make(poses, tmp_path / "run", epochs=1, seed=1).resume()
     trainer.checkpoint.write_bytes(trainer.checkpoint.read_bytes()[:1000])
     with pytest.raises(ModelFileError, match="not a checkpoint"):
         make(poses, tmp_path / "run", epochs=1).resume()
+
+
+def test_differences_of_recipes_are_named_and_few() -> None:
+    before = {"options": {"epochs": 1, "hold_out": {}}, "data": [{"file": "a.npz"}], "model": {"config": {"layers": 3}}}
+    now = json.loads(json.dumps(before))
+    assert differences(before, now) == ""
+    now["options"] |= {"epochs": 2, "hold_out": {"subject": [9.0]}}
+    now["data"] = [{"file": "b.npz"}, {"file": "a.npz"}]
+    now["model"]["config"]["layers"] = 4
+    assert differences(before, now) == (
+        "epochs: 1 in the checkpoint, 2 now; hold_out subject: none in the checkpoint, [9.0] now; "
+        'data 1 file: "a.npz" in the checkpoint, "b.npz" now; and 2 more'
+    )
+    long = differences({"data": []}, {"data": [{"file": "x" * 99}]})
+    assert long == 'data 1 file: none in the checkpoint, "' + "x" * 38 + "… now"
 
 
 def test_starting_from_a_model(poses: Path, tmp_path: Path) -> None:

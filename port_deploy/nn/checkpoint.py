@@ -7,7 +7,7 @@ Written whole or not at all, read without pickle. May use: errors, files, safete
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from port_deploy.errors import InputError, ModelFileError
 from port_deploy.files import write_bytes
 
 METADATA_KEY = "port_train"
+MOST_DIFFERENCES = 3
+LONGEST_SHOWN = 40
+_ABSENT = object()
 
 
 @dataclass
@@ -60,6 +63,45 @@ def save_checkpoint(
     write_bytes(path, save(tensors, {METADATA_KEY: text}))
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Where two recipes differ, e.g. ``epochs: 1 in the checkpoint, 2 now``: at most MOST_DIFFERENCES; empty if equal.
+
+    Args:
+        before: The checkpoint's, plain JSON values.
+        now: This run's, likewise.
+    """
+    first, second = dict(_flat(before)), dict(_flat(now))
+    found = [k for k in dict.fromkeys((*second, *first)) if first.get(k, _ABSENT) != second.get(k, _ABSENT)]
+    parts = [
+        f"{_named(k)}: {_shown(first.get(k, _ABSENT))} in the checkpoint, {_shown(second.get(k, _ABSENT))} now"
+        for k in found[:MOST_DIFFERENCES]
+    ]
+    more = len(found) - MOST_DIFFERENCES
+    return "; ".join(parts) + (f"; and {more} more" if more > 0 else "")
+
+
+def _flat(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every plain value of a recipe, and where it stands; what is empty is not there."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, (*place, str(key)))
+    elif isinstance(value, list) and all(isinstance(v, Mapping) for v in value):
+        for number, inner in enumerate(value, 1):
+            yield from _flat(inner, (*place, str(number)))
+    else:
+        yield place, value
+
+
+def _named(place: tuple[str, ...]) -> str:
+    """``epochs``, ``config layers`` or ``data 1 file``: options and fields of the model go by their own names."""
+    return " ".join(place[1:] if place[0] in ("options", "model") else place)
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
+
+
 def load_checkpoint(
     path: Path,
     model: nn.Module,
@@ -70,7 +112,7 @@ def load_checkpoint(
     """Put a run back where its checkpoint left it.
 
     Raises:
-        InputError: There is no checkpoint, or it is of another run (``recipe`` differs; the message says where).
+        InputError: There is no checkpoint, or it is of another run (the message says where ``recipe`` differs).
         ModelFileError: The file is not a checkpoint.
     """
     if not path.is_file():
@@ -79,9 +121,9 @@ def load_checkpoint(
         with safe_open(str(path), "pt") as file:
             stored = json.loads((file.metadata() or {})[METADATA_KEY])
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        differing = sorted(k for k in set(recipe) | set(stored["recipe"]) if recipe.get(k) != stored["recipe"].get(k))
+        differing = differences(stored["recipe"], recipe)
         if differing:
-            raise InputError(f"{path} is of another run: {', '.join(differing)} differ: resume with the same options")
+            raise InputError(f"{path} is of another run: {differing}: resume with the same options")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
