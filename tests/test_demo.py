@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from port_deploy import demo, picture
+from port_deploy.cli import demo as command
 from port_deploy.cli.demo import SETTING, main
 from port_deploy.errors import InputError
 from port_deploy.refiner import Refiner
@@ -136,6 +136,7 @@ def test_the_export_is_port_export_s_and_its_exit_code_counts(
         return code
 
     monkeypatch.setattr(export, "main", record)
+    monkeypatch.setattr(command, "missing_extras", lambda *_: [])
     assert main(["--no-picture", "-o", str(tmp_path)]) == 0
     assert asked == [["mpii16", "--trt", "--heatmap-size", "92,92", "-o", str(tmp_path)]]
     code = 2
@@ -143,17 +144,34 @@ def test_the_export_is_port_export_s_and_its_exit_code_counts(
     assert "exit code 2" in capsys.readouterr().err
 
 
-def test_without_matplotlib_the_rest_runs_and_the_remedy_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "absent", "extras", "flags"),
+    [
+        ([], ("matplotlib", "onnx", "tensorrt", "tensorrt_rtx"), "export,tensorrt-rtx,viz", "--no-picture --no-export"),
+        ([], ("skimage",), "viz", "--no-picture"),
+        ([], ("torch",), "export", "--no-export"),
+        (["--no-export"], ("torch", "matplotlib"), "viz", "--no-picture"),
+        (["--no-picture"], ("torch", "matplotlib"), "export", "--no-export"),
+    ],
+)
+def test_without_libraries_one_line_at_the_start_names_all_that_it_takes(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    absent: tuple[str, ...],
+    extras: str,
+    flags: str,
 ) -> None:
-    for name in [m for m in sys.modules if m.startswith("matplotlib")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["--no-export", "-o", str(tmp_path / "new")]) == 2
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name in absent else object())
+    monkeypatch.setattr(command, "gpus", lambda: [])
+    assert main([*options, "-o", str(tmp_path / "new")]) == 2
     streams = capsys.readouterr()
-    assert "left elbow" in streams.out
-    assert streams.err.count("\n") == 1
-    assert 'pip install "port-deploy[viz]"' in streams.err
+    assert streams.out == ""
+    assert streams.err == (
+        "error: the demo needs libraries that are not installed: "
+        f'pip install "port-deploy[{extras}]", or run it with {flags}\n'
+    )
     assert not (tmp_path / "new").exists()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +67,43 @@ def _command(argv: Sequence[str] | None) -> int:
     return code
 
 
+def missing_extras(picture: bool, export: bool) -> list[str]:
+    """Extras of port-deploy that bring what the demo needs and does not find."""
+
+    def absent(*libraries: str) -> bool:
+        return any(find_spec(name) is None for name in libraries)
+
+    needed = {
+        "export": export and absent("torch", "onnx", "onnxscript"),
+        "tensorrt" if gpus() else "tensorrt-rtx": export and absent("tensorrt") and absent("tensorrt_rtx"),
+        "viz": picture and absent("matplotlib", "skimage"),
+    }
+    return [extra for extra, lacking in needed.items() if lacking]
+
+
+def _check_libraries(options: Any) -> None:
+    picture, export = not options.no_picture, not options.no_export
+    if extras := missing_extras(picture, export):
+        leave_out = " ".join(
+            flag
+            for flag, lacking in (
+                ("--no-picture", missing_extras(picture, False)),
+                ("--no-export", missing_extras(False, export)),
+            )
+            if lacking
+        )
+        raise BackendUnavailableError(
+            "the demo needs libraries that are not installed: "
+            f'pip install "port-deploy[{",".join(extras)}]", or run it with {leave_out}'
+        )
+
+
 def _demo(options: Any) -> tuple[int, dict[str, Any]]:
     output = Path(options.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: choose a folder with -o")
     check_writable(output / PICTURE)
+    _check_libraries(options)
     kept = detectors(load_model(options.model).spec)
     setting = SETTING if SETTING in kept else None
     refiner = Refiner.load(options.model, backend=options.backend, detector=setting)
@@ -101,21 +134,15 @@ def _demo(options: Any) -> tuple[int, dict[str, Any]]:
     for case in failed:
         print(f"FAILED: the {case.joint} of {case.photo} did not end nearer to its place", file=sys.stderr)
     code = 1 if failed else 0
-    missing = None
     if not options.no_picture:
-        try:
-            picture = Path(options.picture) if options.picture else output / PICTURE
-            draw_before_after(cases, picture)
-            print(f"picture: {picture}")
-            facts["picture"] = str(picture)
-        except BackendUnavailableError as error:
-            missing = error  # the rest of the demo still runs; the command then ends with the remedy
+        picture = Path(options.picture) if options.picture else output / PICTURE
+        draw_before_after(cases, picture)
+        print(f"picture: {picture}")
+        facts["picture"] = str(picture)
     if not options.no_export:
         exported = _export(options.model, output, sample.heatmaps.shape[2:])
         facts["export_exit_code"] = exported
         code = code or exported
-    if missing is not None:
-        raise missing
     return code, facts
 
 
