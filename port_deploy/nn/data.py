@@ -164,7 +164,7 @@ def load_source(spec: DataSpec, skeleton: Skeleton, hold_out: Mapping[str, Seque
             labelled[:, own] &= _per_joint(spec.path, arrays, key)[:, index[own]] > 0
             break
     points = np.where(labelled[..., None], joints[:, np.maximum(index, 0)], 0.0).astype(np.float32)
-    seen = labelled.any(0)
+    seen = np.asarray(labelled.any(0))
     points, usable = _normalise(points, labelled)
     if not usable.any():
         raise InputError(
