@@ -56,7 +56,7 @@ def read_panoptic(path: Path) -> Arrays:
         raise InputError(f"{path}: expected a folder of .json files, one a hand, as CMU Panoptic's hand_labels has")
     joints, labelled, left = [], [], []
     for file in files:
-        content = read_json(file)
+        content = read_json(file, "one of CMU Panoptic's hand labels")
         points = np.asarray(content.get("hand_pts", ()) if isinstance(content, dict) else (), np.float64)
         if points.shape != (21, 3):
             raise InputError(f"{file}: expected hand_pts of 21 joints with x, y and a flag, got {list(points.shape)}")
@@ -116,7 +116,7 @@ def read_rhd(path: Path) -> Arrays:
 
     The left hand's joints come first; a hand with fewer than 4 visible joints is left out.
     """
-    content = read_pickle(read_bytes(path), str(path))
+    content = read_pickle(read_bytes(path), str(path), "RHD's anno_training.pickle or anno_evaluation.pickle")
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: expected RHD's dictionary of samples")
     joints, points, visible, left, seq = [], [], [], [], []
@@ -177,7 +177,7 @@ def _positions(data: bytes, path: Path) -> Arrays:
         header[version](stream)
     except (ValueError, KeyError) as error:
         raise InputError(f"{path}: positions_3d is no array: {error}") from error
-    value = read_pickle(stream.read(), str(path))
+    value = read_pickle(stream.read(), str(path), "data_3d_h36m.npz as VideoPose3D writes it")
     content = value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.size == 1 else value
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected positions_3d to hold a dictionary of subjects")
@@ -211,16 +211,19 @@ def read_bytes(path: Path) -> bytes:
     """A file's bytes, or one line that says why not."""
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}: give the path of one that exists") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's content, or one line that says why not."""
+def read_json(path: Path, expected: str) -> Any:
+    """A JSON file's content, or one line that says why not, and what file was expected."""
+    data = read_bytes(path)
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON: {error}") from error
+        raise InputError(f"{path} is no JSON ({error}): expected {expected}") from error
 
 
 READERS: dict[str, Callable[[Path], Arrays]] = {

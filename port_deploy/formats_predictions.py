@@ -30,7 +30,7 @@ def read_coco(path: Path, results: Path | None = None) -> Arrays:
     Raises:
         InputError: Either is of another form, or no annotation meets a result.
     """
-    content = read_json(path)
+    content = read_json(path, "a COCO-style annotation file")
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise InputError(f"{path}: expected COCO annotations: an object with a list 'annotations'")
     names = next((c["keypoints"] for c in content.get("categories", ()) if c.get("keypoints")), None)
@@ -73,7 +73,10 @@ def read_mmpose(path: Path) -> Arrays:
 
     ``.pkl`` is read without running anything in it; ``.json`` holds the same as lists.
     """
-    content = read_json(path) if path.suffix == ".json" else read_pickle(read_bytes(path), str(path))
+    expected = "an MMPose dump (.pkl, or .json of the same)"
+    content = (
+        read_json(path, expected) if path.suffix == ".json" else read_pickle(read_bytes(path), str(path), expected)
+    )
     if not isinstance(content, list) or not content:
         raise InputError(f"{path}: expected MMPose's list of samples, got {type(content).__name__}")
     rows: dict[str, list[NDArray[Any]]] = defaultdict(list)
@@ -123,7 +126,7 @@ def _box(annotation: dict[str, Any], points: NDArray[np.float64]) -> list[float]
 
 def _with_results(arrays: Arrays, owners: list[Any], results: Path) -> Arrays:
     """Annotations that a result was found for, with it."""
-    content = read_json(results)
+    content = read_json(results, "a detector's results in COCO's form")
     if not isinstance(content, list) or not all(isinstance(r, dict) and "keypoints" in r for r in content):
         raise InputError(f"{results}: expected a list of results, each with image_id and keypoints")
     by_image: dict[Any, list[NDArray[np.float64]]] = defaultdict(list)

@@ -115,6 +115,11 @@ class Refiner:
 
         return cls(*open_or_replace(name_or_path, on_mismatch, *arguments), threshold)
 
+    @property
+    def refine_mode(self) -> RefineMode:
+        """Which joints of a refined pose change, ``masked`` or ``all``: ``refine`` of `load`, else the model's own."""
+        return self.model.refine
+
     def __call__(
         self,
         heatmaps: Any,
@@ -226,7 +231,10 @@ class Refiner:
         return f"this model is for skeleton {self.model.skeleton.name!r}"
 
     def __repr__(self) -> str:
-        return f"Refiner({self.model.name!r}, backend={self.backend.name!r}, threshold={self.threshold:g})"
+        return (
+            f"Refiner({self.model.name!r}, backend={self.backend.name!r}, threshold={self.threshold:g}, "
+            f"refine={self.refine_mode!r})"
+        )
 
 
 def decode(
@@ -269,7 +277,7 @@ def decode(
     delta = check_threshold(threshold)
     known = (*get_args(CodecName), *get_args(PeakCodecName))
     if codec not in known:
-        raise InputError(f"unknown codec {codec!r}: use one of {', '.join(known)}")
+        raise InputError(f"unknown codec {codec!r}: use one of {', '.join(known)}; decode_simcc takes SimCC's vectors")
     if isinstance(temperature, (bool, str)) or not 0 < temperature < float("inf"):
         raise InputError(f"expected a finite temperature above 0, got {temperature!r}")
     check_threads(threads)

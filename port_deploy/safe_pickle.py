@@ -38,12 +38,13 @@ class _Reader(pickle.Unpickler):
 _NEW = hasattr(np, "_core")
 
 
-def read_pickle(data: bytes, source: str) -> Any:
+def read_pickle(data: bytes, source: str, expected: str) -> Any:
     """What a pickle holds.
 
     Args:
         data: Its bytes.
         source: The file, for messages.
+        expected: What file it should be, for messages.
 
     Raises:
         InputError: It is damaged, or holds anything but plain values and NumPy arrays.
@@ -53,7 +54,9 @@ def read_pickle(data: bytes, source: str) -> Any:
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     except Exception as error:  # a damaged pickle raises anything
-        raise InputError(f"{source} is no usable pickle: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"{source} is no usable pickle ({type(error).__name__}: {error}): expected {expected}"
+        ) from error
     _check(value, source)
     return value
 

@@ -99,7 +99,7 @@ def _check_pair(x: tuple[int, ...], y: tuple[int, ...]) -> None:
     if x[:2] != y[:2]:
         raise InputError(
             f"expected simcc_y of the same poses and joints as simcc_x [{x[0]}, {x[1]}, bins], "
-            f"got [{y[0]}, {y[1]}, bins]"
+            f"got [{y[0]}, {y[1]}, bins]: pass both outputs of one run, cut to the same joints"
         )
 
 

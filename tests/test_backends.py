@@ -96,9 +96,11 @@ def test_files_that_no_backend_runs_are_refused(tmp_path: Path) -> None:
         Refiner.load("x.pt")
     with pytest.raises(InputError, match="cannot read model"):
         Refiner.load(tmp_path / "absent.safetensors")
+    for suffix, flag in ((".onnx", "--onnx"), (".ts", "--torchscript"), (".pt2", "--pt2"), (".engine", "--trt")):
+        for backend in ("auto", "native-cpu", "tensorrt"):  # whatever of them is here
+            with pytest.raises(InputError, match=rf"no file .*absent\{suffix}.*port-export MODEL -o DIR {flag} writes"):
+                Refiner.load(tmp_path / f"absent{suffix}", backend=backend)
     pytest.importorskip("onnxruntime")
-    with pytest.raises(InputError, match=r"no file .*absent\.onnx.*port-export MODEL -o DIR --onnx writes one"):
-        Refiner.load(tmp_path / "absent.onnx")
     (tmp_path / "some.onnx").write_bytes(b"x")
     with pytest.raises(InputError, match="min_visible of an artefact are fixed when it is exported"):
         Refiner.load(tmp_path / "some.onnx", min_visible=3)

@@ -126,12 +126,15 @@ def test_bad_arguments_are_refused_in_one_line():
         InputError, match="unknown codec 'megvii': use one of softargmax, softargmax-sum, argmax, msra, "
     ):
         port_deploy.decode(maps, codec="megvii")
+    with pytest.raises(InputError, match=r"unknown codec 'simcc': .*; decode_simcc takes SimCC's vectors"):
+        port_deploy.decode(maps, codec="simcc")
     with pytest.raises(InputError, match="unknown score rule 'max': use min or mean"):
         port_deploy.decode_simcc(vector, vector, score="max")
     with pytest.raises(InputError, match="expected a split ratio above 0, got 0"):
         port_deploy.decode_simcc(vector, vector, split_ratio=0)
     with pytest.raises(
-        InputError, match=r"expected simcc_y of the same poses and joints as simcc_x \[1, 2, bins\], got"
+        InputError,
+        match=r"expected simcc_y of the same poses and joints as simcc_x \[1, 2, bins\], got .*: pass both outputs of",
     ):
         port_deploy.decode_simcc(vector, vector[:, :1])
     with pytest.raises(InputError, match=r"expected simcc_x \[B, N, bins\] of at most 4096 bins, got \[2, 8\]"):

@@ -163,15 +163,35 @@ class Hostile:
 
 def test_pickles_run_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     plain = {"a": np.arange(3), "b": [1.5, "x", None], "c": np.float32(2)}
-    back = read_pickle(pickle.dumps(plain), "here")
+    back = read_pickle(pickle.dumps(plain), "here", "a dump")
     assert back["a"].tolist() == [0, 1, 2]
     assert back["b"] == [1.5, "x", None]
     for hostile in ([Hostile()], np.array([Hostile()], dtype=object)):
         with pytest.raises(InputError, match=r"here: the pickle names builtins.print"):
-            read_pickle(pickle.dumps(hostile), "here")
-    with pytest.raises(InputError, match="no usable pickle"):
-        read_pickle(pickle.dumps(plain)[:20], "here")
+            read_pickle(pickle.dumps(hostile), "here", "a dump")
+    with pytest.raises(InputError, match=r"no usable pickle .*: expected a dump$"):
+        read_pickle(pickle.dumps(plain)[:20], "here", "a dump")
     assert "printed" not in capsys.readouterr().out
+
+
+def test_a_file_that_is_absent_or_of_another_kind_is_named_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def message(form: str, name: str, *more: str) -> str:
+        assert main([form, str(tmp_path / name), "-o", str(tmp_path / "out.npz"), *more]) == 2
+        return capsys.readouterr().err
+
+    for name in ("text.json", "text.pkl"):
+        (tmp_path / name).write_text("nothing of the kind")
+    absent = tmp_path / "absent.json"
+    for form in (*READERS, "coco", "mmpose"):
+        assert message(form, "absent.json").startswith(f"error: there is no file or folder {absent}: "), form
+    assert message("coco", "text.json", "--results", str(absent)).startswith("error: there is no file or folder")
+    with pytest.raises(InputError, match=f"^there is no file {absent}: "):
+        read_coco(absent)
+    assert message("coco", "text.json").endswith("): expected a COCO-style annotation file\n")
+    assert message("mmpose", "text.json").endswith("): expected an MMPose dump (.pkl, or .json of the same)\n")
+    assert message("mmpose", "text.pkl").endswith("): expected an MMPose dump (.pkl, or .json of the same)\n")
 
 
 @pytest.mark.parametrize("form", [*READERS, "coco", "mmpose"])

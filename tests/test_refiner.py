@@ -341,5 +341,11 @@ def test_it_says_what_it_is(refiner: Refiner) -> None:
     assert refiner.backend.device == "cpu"
     assert "native-cuda" in refiner.backend.reason  # why not
     assert "1 thread" in str(refiner.backend)
-    assert repr(refiner) == "Refiner('random', backend='native-cpu', threshold=0.3)"
+    assert repr(refiner) == "Refiner('random', backend='native-cpu', threshold=0.3, refine='masked')"
+    assert refiner.refine_mode == refiner.model.refine == "masked"
+    every = Refiner.load(MODEL, refine="all", threads=1)
+    assert every.refine_mode == "all"
+    assert repr(every).endswith("refine='all')")
+    with pytest.raises(AttributeError):
+        every.refine_mode = "masked"  # type: ignore[misc]
     assert refiner.model.skeleton.name == "hand21"

@@ -115,6 +115,16 @@ def _asked_for(wanted: Entry, source: str | Path, suffix: str, device: str) -> t
     return require(wanted.name), _device_of(wanted, device), "asked for"
 
 
+def _check_exists(source: Source) -> None:
+    """Before anything about backends: raise where an artefact is not there."""
+    if isinstance(source, Model) or str(source) in bundled_models():
+        return
+    path = Path(source)
+    runners = entries_for(path.suffix)
+    if runners and path.suffix != MODEL_SUFFIX and not path.is_file():
+        raise InputError(f"no file {str(path)!r}: port-export MODEL -o DIR {runners[0].flag} writes one")
+
+
 def _device_of(which: Entry, device: str) -> str:
     return which.devices[0] if device == "auto" else device
 
@@ -145,6 +155,7 @@ def open_backend(
         BackendUnavailableError: What was asked for cannot run here.
     """
     check_threads(threads)
+    _check_exists(source)
     which, where, reason = choose(source, backend, device)
     module = module_of(which)
     unknown = set(options) - set(signature(module.load).parameters) if options else set()
@@ -163,8 +174,5 @@ def open_backend(
             raise InputError(f"{', '.join(changes)} of an artefact are fixed when it is exported: port-export it anew")
         if precision not in ("auto", "fp32"):
             raise InputError("the precision of an artefact is fixed when it is exported: port-export --precision")
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"no file {str(path)!r}: port-export MODEL -o DIR {which.flag} writes one")
-        loaded = module.load(path, threads=threads, device=where, **options)
+        loaded = module.load(Path(source), threads=threads, device=where, **options)
     return loaded, Choice(loaded.name, where, loaded.detail, reason)

@@ -127,8 +127,9 @@ class Plan:
             ("batch", (*self.warm, *self.cold, *self.graph), MAX_BATCH),
             ("threads", self.threads, 256),
         ):
-            if not values or any(not 1 <= v <= limit for v in values):
-                raise InputError(f"expected {name} from 1 to {limit}, got {', '.join(map(str, values)) or 'none'}")
+            wrong = dict.fromkeys(str(v) for v in values if not 1 <= v <= limit)
+            if wrong or not values:
+                raise InputError(f"expected {name} from 1 to {limit}, got {', '.join(wrong) or 'none'}")
         if not 0 < self.seconds <= 600:
             raise InputError(f"expected seconds above 0 and up to 600, got {self.seconds:g}")
 

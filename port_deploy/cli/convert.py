@@ -46,6 +46,9 @@ def body(argv: Sequence[str] | None) -> int:
         raise InputError(f"expected the output to be an .npz file, got {str(options.output)!r}")
     if options.results and options.format != "coco":
         raise InputError(f"--results goes with coco, not with {options.format}")
+    for given in (options.path, options.results):
+        if given is not None and not given.exists():
+            raise InputError(f"there is no file or folder {given}: give the path of one that exists")
     check_writable(options.output)
     if options.format == "coco":
         arrays = read_coco(options.path, options.results)

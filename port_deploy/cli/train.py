@@ -113,8 +113,9 @@ def key_values(options: Sequence[str], option: str) -> dict[str, str]:
 
 def numbers(options: Sequence[str], option: str) -> dict[str, tuple[float, ...]]:
     """``FIELD=NUMBER,NUMBER`` options, such as ``--hold-out subject=9,11``, as ``{"subject": (9.0, 11.0)}``."""
+    pairs = key_values(options, option)
     try:
-        return {k: tuple(float(x) for x in v.split(",")) for k, v in key_values(options, option).items()}
+        return {k: tuple(float(x) for x in v.split(",")) for k, v in pairs.items()}
     except ValueError as error:
         raise InputError(f"expected {option} FIELD=NUMBER,NUMBER: {error}") from error
 
