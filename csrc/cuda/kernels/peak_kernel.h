@@ -14,8 +14,7 @@
 //           own, so that no map needs memory of its size. The sums along rows around the peak lie there before.
 // Sync      `together`: a block barrier, and another where the step clips, which all its warps find alike.
 // Numerics  fp32. Products and sums in the processor's order and none fused: what cancels exactly there, as on flat
-// maps
-//           and straight ridges, where there is no step, cancels exactly here.
+//           maps and straight ridges, where there is no step, cancels exactly here.
 // Limits    H, W <= 4096, any strides, blurs from 9 to 63.
 // Test: csrc/tests/emulated/test_peaks.cpp.
 #pragma once
