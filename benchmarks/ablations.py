@@ -30,7 +30,7 @@ from port_deploy.predictions import load_predictions
 from port_deploy.refiner import Refiner
 
 HERE = Path(__file__).resolve().parent
-RESULT, DOCUMENT = HERE / "results" / "ablations.json", HERE / "ABLATIONS.md"
+RESULT, DOCUMENT = HERE / "ablations.json", HERE / "ABLATIONS.md"
 DATA = (
     *("--data", "mano_scans_hand21.npz:1", "--data", "signlex_mediapipe_hand21.npz:0.5"),
     *("--data", "gesturecsv_mediapipe_hand21.npz:0.3", "--data", "fphb_hand21.npz:0.15", "--hold-out", "subject=6"),
@@ -185,8 +185,8 @@ def render(result: dict[str, Any]) -> str:
         "seeds. P-EPE and EPE in pixels, CMU Panoptic hand test, every second hand (423), MobileNetV2, δ = "
         f"{result['threshold']:g}: detector {figures}. Held out: error of masked joints in per cent of the pose's "
         "size, simulated (`soft` is trained and scored on another simulation, so its figure there stands apart). The "
-        "paper's figures come from full trainings on Panoptic's own labels and the whole test set: the order compares, "
-        "the values do not. Nothing was chosen by these tables. "
+        "paper's figures come from full trainings on Panoptic's own labels and the whole test set: values do not "
+        "compare, and the order need not agree. Nothing was chosen by these tables. "
         f"Commits: {', '.join(commits)}.",
     ]
     rows = result["table"]

@@ -105,10 +105,12 @@ def _data(model: Model) -> list[str]:
 def _held_out(model: Model) -> list[str]:
     metrics = model.spec.metrics
     soft = model.spec.config.input_channels == 3
+    options = RECIPES[model.spec.name].options
+    delta = options[options.index("--threshold") + 1]
     groups = ("masked", "visible")[: 2 if soft else 1]
     lines = [
         "Mean error in per cent of the pose's size (root-mean-square coordinate), fusion 1"
-        f"{', every joint corrected' if soft else ''}. Hidden: confidence below δ.",
+        f"{', every joint corrected' if soft else ''}. Hidden: confidence below {delta}, δ of the training.",
         "",
         f"| source | {' | '.join(f'{h}: detector | {h}: + PORT' for h in ('hidden', 'seen')[: len(groups)])} |",
         "| --- |" + " ---: |" * (2 * len(groups)),
@@ -220,11 +222,13 @@ def _settings(model: Model) -> list[str]:
     if entries:
         lines += ["", "By name (`Refiner.load(…, detector=NAME)`):", ""]
         lines += [
-            "| name | δ | joints | fusion | confidence over | how it was chosen |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| name | δ | joints | at most masked | fusion | confidence over | std times | how it was chosen |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for name, e in sorted(entries.items()):
-            values = f"{e['threshold']:g} | {e['refine']} | {e['fusion']:g} | {e['confidence_divisor']:g}"
+            over = f"{e['confidence_divisor']:g}" if spec.config.input_channels == 3 else "–"
+            scale = f"{e['std_scale']:.3g}" if "std_scale" in e else "–"
+            values = f"{e['threshold']:g} | {e['refine']} | {e['max_masked']} | {e['fusion']:g} | {over} | {scale}"
             lines.append(f"| `{name}` | {values} | {e['source']} |")
     return lines
 

@@ -29,7 +29,8 @@ from port_deploy.weights import bundled_models, load_model, with_changes
 SPREAD = 0.03
 """How much worse another training may score on held-out data: for the seed, the processor and PyTorch's version.
 
-Of the seed, measured on Zen 5 with seed 1: hand21-free -0.9 %, coco17-free +0.4 %, mpii16-free -0.7 %.
+Of the seed, measured on Zen 5 with seed 1: h36m17 -1.1 to +1.0 % by source, hand21-free -0.9 %,
+coco17-free +0.4 %, mpii16-free -0.7 %.
 """
 
 RESEARCH = "non-commercial research only (the training data's licences; see the card)"

@@ -116,6 +116,7 @@ def _model(name: str) -> dict[str, Any]:
         "size_bytes": len(model.data),
         "threshold": spec.threshold,
         "refine": spec.refine,
+        "fusion": spec.fusion,
         "licence": spec.licence,
         "metrics": dict(spec.metrics),
     }

@@ -98,6 +98,7 @@ def models_markdown(models: Sequence[dict[str, Any]]) -> str:
         size = f"{m['size_bytes'] / 1e6:.1f} MB"
         name = f"[`{m['name']}`]({m['card']})" if m["card"] else f"`{m['name']}`"
         changes = "every joint" if m["refine"] == "all" else "joints below δ"
+        changes += f", {m['fusion']:g} of the way" if m["fusion"] < 1 else ""
         cells = (name, f"`{m['skeleton']}`", f"`{m['kind']}`", changes, f"{m['parameters']:,}", size)
         tail = (f"{m['threshold']:g}", headline(m["metrics"]) or "–", m["licence"])
         lines.append("| " + " | ".join((*cells, *tail)) + " |")
