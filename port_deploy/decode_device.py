@@ -93,7 +93,6 @@ def prepare(inputs: Sequence[Any], name: str, views: Sequence[DeviceView], out: 
     if len(gpus) > 1:
         named = " and ".join(f"cuda:{gpu}" for gpu in gpus)
         raise InputError(f"expected all arrays on one GPU, got them on {named}: move them together")
-
     return Place(result, written, gpus[0] if gpus else 0, stream_of(stream, [*inputs, *result]))
 
 

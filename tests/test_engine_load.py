@@ -60,7 +60,7 @@ class Place:
         write_sidecar(path, Sidecar("onnx", "m.onnx", sha256, len(data), spec, "joints", "fp32"))
         return sha256
 
-    def library(self, kind: str = "joints", **says: Any) -> Any:
+    def runtime(self, kind: str = "joints", **says: Any) -> Any:
         library = fake_runtime(self.cuda, INPUTS[kind], OUTPUTS[kind], **says)
         self.patch.setattr(tensorrt_, "import_library", lambda flavour: library)
         self.patch.setattr("port_deploy.backends.select.require", lambda name: tensorrt_entry())
@@ -82,7 +82,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 def test_it_is_warm_and_answers_from_the_first_call(place: Place) -> None:
-    library = place.library()
+    library = place.runtime()
     place.write()
     refiner = place.refiner()
     assert library.log.of("deserialise") == [(b"plan", False)]
@@ -99,7 +99,7 @@ def test_it_is_warm_and_answers_from_the_first_call(place: Place) -> None:
 
 
 def test_the_hash_is_checked_before_the_library_sees_a_byte(place: Place) -> None:
-    library = place.library()
+    library = place.runtime()
     path = place.write()
     path.write_bytes(b"plaN")
     with pytest.raises(EngineMismatchError, match=r"m\.engine \(4 bytes\) is not the file that m\.engine\.json"):
@@ -115,7 +115,7 @@ def test_the_hash_is_checked_before_the_library_sees_a_byte(place: Place) -> Non
     ],
 )
 def test_what_it_was_built_with_is_compared_before(place: Place, engine: dict[str, Any], message: str) -> None:
-    library = place.library()
+    library = place.runtime()
     place.write(engine)
     with pytest.raises(EngineMismatchError, match=message):
         place.refiner()
@@ -123,14 +123,14 @@ def test_what_it_was_built_with_is_compared_before(place: Place, engine: dict[st
 
 
 def test_a_version_compatible_engine_may_bring_its_runtime(place: Place) -> None:
-    library = place.library(version="11.4.0")
+    library = place.runtime(version="11.4.0")
     place.write({"version_compat": True})
     place.refiner()
     assert library.log.of("deserialise") == [(b"plan", True)]
 
 
 def test_a_stripped_engine_takes_its_weights_from_its_onnx(place: Place) -> None:
-    library = place.library()
+    library = place.runtime()
     place.write({"stripped": True, "onnx_sha256": place.write_onnx()})
     place.refiner()
     assert [call[0] for call in library.log][:4] == ["deserialise", "weights", "refit", "context"]
@@ -144,7 +144,7 @@ def test_a_stripped_engine_takes_its_weights_from_its_onnx(place: Place) -> None
 
 def test_other_weights_go_into_a_refittable_engine(place: Place) -> None:
     trained = replace(SPEC, threshold=0.45)
-    place.library()
+    place.runtime()
     place.write({"refittable": True})
     place.write_onnx(b"trained", trained)
     refiner = place.refiner(refit=place.folder / "m.onnx")
@@ -159,7 +159,7 @@ def test_other_weights_go_into_a_refittable_engine(place: Place) -> None:
 
 
 def test_weights_that_the_library_refuses(place: Place) -> None:
-    place.library(refits=False)
+    place.runtime(refits=False)
     place.write({"stripped": True, "onnx_sha256": place.write_onnx()})
     with pytest.raises(BackendUnavailableError, match=r"cannot put the weights into .*: no weights encoder\.0"):
         place.refiner()
@@ -169,7 +169,7 @@ RTX = {"flavour": "tensorrt-rtx", "version": "1.7"}
 
 
 def test_rtx_keeps_what_it_compiled_and_records_graphs_itself(place: Place) -> None:
-    library = place.library(version="1.7", rtx=True)
+    library = place.runtime(version="1.7", rtx=True)
     path = place.write(RTX)
     refiner = place.refiner()
     assert library.log.of("context") == [("WHOLE_GRAPH_CAPTURE", b"")]
@@ -191,7 +191,7 @@ def test_rtx_keeps_what_it_compiled_and_records_graphs_itself(place: Place) -> N
 def test_a_runtime_cache_of_another_gpu_is_left_out(place: Place) -> None:
     own = place.folder / "own.cache"
     own.write_bytes(b"foreign")
-    library = place.library(version="1.7", rtx=True, accepts=False)
+    library = place.runtime(version="1.7", rtx=True, accepts=False)
     place.write(RTX)
     place.refiner(runtime_cache=own)
     assert library.log.of("runtime cache") == [(b"foreign", False)]
@@ -199,7 +199,7 @@ def test_a_runtime_cache_of_another_gpu_is_left_out(place: Place) -> None:
 
 
 def test_tensorrt_has_no_runtime_cache(place: Place) -> None:
-    place.library()
+    place.runtime()
     place.write()
     with pytest.raises(InputError, match="TensorRT compiles when it builds and has no runtime cache"):
         place.refiner(runtime_cache="x")
@@ -212,7 +212,7 @@ def on_device(cuda: FakeCuda, count: int) -> tuple[list[DeviceArray], Refined]:
 
 
 def test_refine_of_arrays_on_the_gpu(place: Place) -> None:
-    place.library()
+    place.runtime()
     place.write()
     refiner = place.refiner()
     stream = place.cuda.cudaStreamCreateWithFlags(0)[1]
@@ -234,7 +234,7 @@ def test_refine_of_arrays_on_the_gpu(place: Place) -> None:
 
 
 def test_heatmaps_on_the_gpu_with_an_engine_of_the_whole_line(place: Place) -> None:
-    place.library("heatmaps")
+    place.runtime("heatmaps")
     place.write(input="heatmaps", heatmap_size=(4, 6))
     refiner = place.refiner(warm_up=False)
     calls: list[Any] = []
@@ -249,7 +249,7 @@ def test_heatmaps_on_the_gpu_with_an_engine_of_the_whole_line(place: Place) -> N
 
 
 def test_the_core_decodes_in_front_of_an_engine_with_input_joints(place: Place) -> None:
-    place.library()
+    place.runtime()
     place.write()
     refiner = place.refiner(graphs=False)
     maps = DeviceArray(place.cuda, RNG.random((4, 21, 4, 6), np.float32))
@@ -287,7 +287,7 @@ def test_sidecars_of_before_have_the_defaults(place: Place) -> None:
 
 
 def test_a_classic_layer_is_made_known_before_the_engine_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = place.library(version="10.3.0")
+    library = place.runtime(version="10.3.0")
     monkeypatch.setattr(tensorrt_.engine_plugin, "register", lambda given: given.log.append(("register", given)))
     place.write({"version": "10.3.0", "fused": "ipluginv3"})
     place.refiner()

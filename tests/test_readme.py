@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from port_deploy.calibration import KEY
 from port_deploy.cli.evaluate import MARKDOWN_HEADER
 from port_deploy.cli.evaluate import main as evaluate
 from port_deploy.cli.info import models_markdown
 from port_deploy.info import bundled_model_facts
 from port_deploy.skeleton import bundled_skeletons
+from port_deploy.weights import bundled_models, load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -118,6 +120,34 @@ def test_links_and_pictures_are_there_and_small() -> None:
         assert path.exists(), target
         if path.suffix in (".jpg", ".png", ".svg"):
             assert path.stat().st_size < 200_000, target
+
+
+def test_calibrated_figures_are_the_model_files() -> None:
+    text = " ".join(README.read_text("utf-8").split("\nCalibrated by ")[1].split("<!-- eval:start -->")[0].split())
+    for name, detector, measures in (
+        *((n, "mobilenetv2", ("epe", "p_epe", "epe_root")) for n in ("hand21", "hand21-free", "hand21-paper")),
+        *((n, "openpose", ("epe",)) for n in ("mpii16", "mpii16-free")),
+    ):
+        held_out = load_model(name).spec.metrics[KEY][detector]["held_out"]
+        for measure in measures:
+            assert f"{held_out[measure][1]:.2f}" in text, (name, measure)
+    off = [("coco17", "openpose"), ("coco17-free", "openpose")]
+    off += [(n, "lite-hrnet18") for n in ("coco17", "coco17-free", "mpii16", "mpii16-free")]
+    for name, detector in off:
+        assert load_model(name).spec.metrics[KEY][detector]["threshold"] == 0, (name, detector)
+
+
+def test_coverage_of_the_standard_deviations_is_the_model_files() -> None:
+    ranges = re.search(r"the models have (\d+) to (\d+) % and (\d+) to (\d+) %", README.read_text("utf-8"))
+    assert ranges is not None
+    shares: tuple[list[float], list[float]] = ([], [])
+    for spec in (load_model(n).spec for n in bundled_models()):
+        groups = ("masked", "visible") if spec.refine == "all" else ("masked",)
+        for source in spec.metrics.get("held_out_variance", {}).get("sources", {}).values():
+            for k in (1, 2):
+                shares[k - 1].extend(source[f"within_{k}_{group}"] for group in groups)
+    found = [round(limit(group)) for group in shares for limit in (min, max)]
+    assert found == [int(n) for n in ranges.groups()]
 
 
 def test_model_table_is_what_port_info_renders() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training (nn/{fused,train,options,checkpoint}.py, cli/train.py): it learns, repeats itself, resumes, refuses."""
+"""Training (nn/{fused,train,options,checkpoint}.py): it learns, repeats itself, resumes, refuses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chains import CHAIN, SMALL, write_chains
 
 torch = pytest.importorskip("torch")
 
-from port_deploy.cli.train import main  # noqa: E402
 from port_deploy.config import ModelSpec, PortConfig  # noqa: E402
 from port_deploy.errors import InputError, ModelFileError, PortError  # noqa: E402
 from port_deploy.nn import train as train_module  # noqa: E402
@@ -22,16 +22,12 @@ from port_deploy.nn.checkpoint import differences  # noqa: E402
 from port_deploy.nn.data import DataSpec  # noqa: E402
 from port_deploy.nn.detector_model import DetectorModel  # noqa: E402
 from port_deploy.nn.fused import FusedPort  # noqa: E402
-from port_deploy.nn.muon import Muon, orthogonal  # noqa: E402
 from port_deploy.nn.options import TrainOptions  # noqa: E402
 from port_deploy.nn.port import Port  # noqa: E402
 from port_deploy.nn.simulated_detector import Graph, simulate_detector  # noqa: E402
 from port_deploy.nn.train import Trainer  # noqa: E402
 from port_deploy.skeleton import Skeleton  # noqa: E402
 from port_deploy.weights import load_model  # noqa: E402
-
-CHAIN = Skeleton("chain6", tuple("abcdef"), tuple((i, i + 1) for i in range(5)))
-SMALL = {"width": 16, "layers": 1, "heads": 2, "head_dim": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +41,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def poses(tmp_path: Path) -> Path:
-    """Straight, evenly spaced chains: any two visible joints tell where the hidden ones are."""
-    along = np.linspace(-1, 1, 6)[None, :, None] * np.array([1.0, 0.0])
-    bend = np.random.default_rng(0).uniform(-0.2, 0.2, (600, 1, 1)) * (np.linspace(-1, 1, 6)[:, None] ** 2) * [0.0, 1.0]
-    path = tmp_path / "chains.npz"
-    np.savez(path, joints=((along + bend) * 100).astype(np.float32), names=CHAIN.names)
-    return path
+    return write_chains(tmp_path)
 
 
 def make(poses: Path, output: Path, kind: str = "soft", **changes: Any) -> Trainer:
@@ -120,61 +111,6 @@ def test_the_paper_frame_trains_too(poses: Path, tmp_path: Path, precision: str)
     )
     progress = Trainer(spec, options, tmp_path / "run").run()
     assert progress.history[1]["loss"] < 0.9 * progress.history[0]["loss"]
-
-
-def test_muon_learns_and_resumes(poses: Path, tmp_path: Path) -> None:
-    spec = ModelSpec("chain", CHAIN, PortConfig.preset("soft", width=32, layers=1, heads=2, head_dim=16), min_visible=3)
-
-    def fresh(output: str, epochs: int) -> Trainer:
-        options = {"epochs": epochs, "epoch_poses": 64 * 60, "batch": 64, "lr": 1e-2, "average": 0.9}
-        return Trainer(
-            spec, TrainOptions.preset("soft", data=(DataSpec(poses),), optimiser="muon", **options), tmp_path / output
-        )
-
-    whole = fresh("whole", 2)
-    before = whole.evaluate()["sources"]["chains"]
-    whole.run()
-    after = whole.evaluate()["sources"]["chains"]
-    assert after["error_masked"] < 0.95 * before["error_masked"]
-    assert after["error_masked"] < after["detector_masked"]
-    broken = fresh("broken", 2)
-
-    def stop(step: int, _total: int, _loss: float) -> None:
-        if step == 61:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        broken.run(stop)
-    again = fresh("broken", 2)
-    again.resume()
-    again.run()
-    first, second = weights(whole), weights(again)
-    assert all(torch.equal(first[k], second[k]) for k in first)
-
-
-@pytest.mark.parametrize("shape", [(3, 24, 40), (2, 40, 24)])
-def test_muon_makes_matrices_orthogonal(shape: tuple[int, int, int]) -> None:
-    matrices = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
-    answer = orthogonal(matrices, torch.float32)
-    singular = torch.linalg.svdvals(answer)
-    assert singular.min() > 0.6
-    assert singular.max() < 1.3
-    assert ((answer - u @ vt).flatten(1).norm(dim=1) < 0.4 * (u @ vt).flatten(1).norm(dim=1)).all()
-
-
-def test_muon_gives_small_weights_to_adamw() -> None:
-    large, small = (torch.nn.Parameter(torch.ones(s)) for s in ((32, 32), (32,)))
-    optimiser = Muon([large, small], lr=0.1)
-    reference = torch.nn.Parameter(torch.ones(32))
-    adamw = torch.optim.AdamW([reference], lr=0.1, weight_decay=0.0)
-    for _ in range(3):
-        large.grad, gradient = torch.eye(32), torch.linspace(-1, 1, 32)
-        small.grad, reference.grad = gradient.clone(), gradient.clone()
-        optimiser.step()
-        adamw.step()
-    torch.testing.assert_close(small, reference)
-    assert set(optimiser.state[large]) == {"momentum"}
 
 
 def test_what_is_written_reads_back(poses: Path, tmp_path: Path) -> None:
@@ -301,70 +237,6 @@ def test_unlabelled_joints_never_reach_the_gradient(poses: Path, tmp_path: Path)
     assert values[0] == values[1] > 0
 
 
-def command(poses: Path, tmp_path: Path, *more: str) -> list[str]:
-    skeleton = tmp_path / "chain.json"
-    skeleton.write_text(json.dumps(CHAIN.to_json()))
-    small = [f"--config={k}={v}" for k, v in SMALL.items()]
-    base = ["--data", str(poses), "--skeleton", str(skeleton), "-o", str(tmp_path / "out"), "--min-visible", "3"]
-    return [*base, *small, "--epochs", "1", "--epoch-poses", "128", "--batch", "64", *more]
-
-
-def test_command(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("--name", "mine", "--licence", "CC0", "--threshold", "0.2", "--fusion", "0.5", "--store", "fp16")
-    assert main(command(poses, tmp_path, "--json", *more)) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["epochs"] == 1
-    model = load_model(printed["model"])
-    spec = model.spec
-    assert (spec.name, spec.licence, spec.threshold, spec.fusion) == ("mine", "CC0", 0.2, 0.5)
-    assert all(np.array_equal(v, v.astype(np.float16)) for v in model.tensors.values())
-    assert main(command(poses, tmp_path, *more, "--resume")) == 0
-    assert "best of 1 epochs" in capsys.readouterr().out
-
-
-def test_joints_without_labels_are_said(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with np.load(poses) as data:
-        np.savez(tmp_path / "odd.npz", joints=data["joints"], names=["a", "b", "c", "d", "e", "g"])
-    assert main(command(poses, tmp_path, "--json", "--data", str(tmp_path / "odd.npz"))) == 0
-    streams = capsys.readouterr()
-    assert [line for line in streams.err.splitlines() if "no labels" in line] == [
-        "odd.npz: no labels for f (its names that chain6 does not have: g)"
-    ]
-    assert json.loads(streams.out)["epochs"] == 1
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--data", "none.npz"], "no data file"),
-        (["--skeleton", "nobody"], "no skeleton"),
-        (["--skeleton", "hand21"], "none of the joints"),
-        (["--hold-out", "subject"], "error: expected --hold-out FIELD=VALUE, got 'subject'\n"),
-        (["--hold-out", "subject=x"], "expected --hold-out FIELD=NUMBER,NUMBER: could not"),
-        (["--hold-out", "subjct=1"], "--hold-out subjct: no data file has that field"),
-        (["--simulate", "error=wide,wider"], "expected --simulate"),
-        (["--simulate", "blur=1"], "no number 'blur'"),
-        (["--simulate", "error=1"], "expected 2 number(s) for error"),
-        (["--config", "depth=3"], "no field 'depth'"),
-        (["--config", "layers=0"], "expected layers"),
-        (["--lr", "-1"], "expected lr"),
-        (["--epochs", "0"], "expected epochs"),
-        (["--threshold", "nan"], "threshold"),
-        (["--resume"], "no checkpoint"),
-        (["--start", "none.safetensors"], "cannot read model"),
-        (["--threads", "-1"], "expected --threads"),
-    ],
-)
-def test_mistakes_are_one_line_and_exit_2(
-    poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
-) -> None:
-    assert main(command(poses, tmp_path, *more)) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert len(captured.err.strip().splitlines()) == 1
-    assert not (tmp_path / "out").exists()
-
-
 def test_limits_that_leave_nothing_to_learn_are_refused_before_training(poses: Path, tmp_path: Path) -> None:
     spec = ModelSpec("chain", CHAIN, PortConfig.preset("paper", **SMALL), min_visible=5)
     options = TrainOptions.preset("paper", data=(DataSpec(poses),), epochs=1, epoch_poses=64, batch=64)
@@ -379,12 +251,3 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(poses: Path
     with pytest.raises(InputError, match="cannot write"):
         make(poses, tmp_path / "file" / "run").run(lambda step, total, loss: steps.append(step))
     assert not steps
-
-
-def test_a_finished_run_is_not_overwritten(poses: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = command(poses, tmp_path)
-    assert main(arguments) == 0
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    assert main(arguments) == 2
-    assert "--resume" in capsys.readouterr().err
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chains import CHAIN, SMALL, write_chains
 
 torch = pytest.importorskip("torch")
 
@@ -28,11 +29,7 @@ from port_deploy.nn.options import TrainOptions  # noqa: E402
 from port_deploy.nn.port import Port  # noqa: E402
 from port_deploy.nn.train import Trainer  # noqa: E402
 from port_deploy.nn.train_variance import VarianceTrainer  # noqa: E402
-from port_deploy.skeleton import Skeleton  # noqa: E402
 from port_deploy.weights import Model, load_model, save_model  # noqa: E402
-
-CHAIN = Skeleton("chain6", tuple("abcdef"), tuple((i, i + 1) for i in range(5)))
-SMALL = {"width": 16, "layers": 1, "heads": 2, "head_dim": 8}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,11 +42,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def poses(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    along = np.linspace(-1, 1, 6)[None, :, None] * np.array([1.0, 0.0])
-    bend = np.random.default_rng(0).uniform(-0.2, 0.2, (600, 1, 1)) * (np.linspace(-1, 1, 6)[:, None] ** 2) * [0.0, 1.0]
-    path = tmp_path_factory.mktemp("poses") / "chains.npz"
-    np.savez(path, joints=((along + bend) * 100).astype(np.float32), names=CHAIN.names)
-    return path
+    return write_chains(tmp_path_factory.mktemp("poses"))
 
 
 @pytest.fixture(scope="module", params=["soft", "paper"])

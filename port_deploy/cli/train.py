@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``port-train``: a model from .npz files of poses. May use: nn.train, config, skeleton. Test: tests/test_train.py."""
+"""``port-train``: a model from .npz files of poses.
+
+May use: nn.train, config, skeleton. Test: tests/test_train_command.py.
+"""
 
 from __future__ import annotations
 

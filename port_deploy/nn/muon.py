@@ -3,7 +3,7 @@
 
 A gradient of an attention or MLP weight has a few large singular values; with all of them set to one, every direction
 is learnt at the same pace (Jordan et al. 2024; the scale that makes AdamW's learning rate fit is Liu et al.'s, 2025).
-May use: torch. Test: tests/test_train.py.
+May use: torch. Test: tests/test_muon.py.
 """
 
 from __future__ import annotations

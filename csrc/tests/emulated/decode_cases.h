@@ -72,4 +72,14 @@ inline std::vector<float> blobs(std::mt19937& random, int count, int height, int
   return maps;
 }
 
+// Two poses of three joints, 20 x 24, out of `big` [6][40][40]: a crop, joints and poses backwards, `shift` floats from
+// where data would lie on 16 bytes.
+inline HeatmapView flipped_crop(const std::vector<float>& big, int shift) {
+  HeatmapView view;
+  view.data = big.data() + 5 * 1600 + 40 * 3 + shift;
+  view.batch = 2, view.joints = 3, view.height = 20, view.width = 24;
+  view.stride_b = -1600 * 3, view.stride_n = -1600, view.stride_h = 40;
+  return view;
+}
+
 }  // namespace port_test

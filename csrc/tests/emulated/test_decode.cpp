@@ -116,15 +116,11 @@ TEST(maps_that_hurt) {
   }
 }
 
-// Crops of a larger buffer, flipped joints and poses, and data that does not lie on 16 bytes.
 TEST(strides) {
   std::mt19937 random(2);
   const std::vector<float> big = blobs(random, 6, 40, 40);
   for (const int shift : {0, 1, 4}) {
-    HeatmapView view;
-    view.data = big.data() + 5 * 1600 + 40 * 3 + shift;
-    view.batch = 2, view.joints = 3, view.height = 20, view.width = 24;
-    view.stride_b = -1600 * 3, view.stride_n = -1600, view.stride_h = 40;
+    const HeatmapView view = flipped_crop(big, shift);
     for (const Codec codec : kCodecs) {
       Decoded want(6);
       port::decode(view, codec, 40.0f, 0.3f, want.output(), 1, port::Isa::kGeneric);

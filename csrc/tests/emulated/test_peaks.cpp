@@ -248,15 +248,11 @@ TEST(clipped_steps_are_rescaled_by_the_whole_map) {
   if (std::getenv("PORT_TEST_VERBOSE")) std::printf("%d compared, %d loose\n", tally.compared, tally.loose);
 }
 
-// Crops of a larger buffer, flipped joints and poses, and data that does not lie on 16 bytes.
 TEST(strides) {
   std::mt19937 random(5);
   const std::vector<float> big = blobs(random, 6, 40, 40);
   for (const int shift : {0, 1, 4}) {
-    HeatmapView view;
-    view.data = big.data() + 5 * 1600 + 40 * 3 + shift;
-    view.batch = 2, view.joints = 3, view.height = 20, view.width = 24;
-    view.stride_b = -1600 * 3, view.stride_n = -1600, view.stride_h = 40;
+    const HeatmapView view = flipped_crop(big, shift);
     for (const PeakCodec codec : kCodecs) {
       const Decoded want = on_processor(view, codec, 13);
       for (const bool together : {true, false}) {

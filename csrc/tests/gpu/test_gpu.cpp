@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "device_array.h"
+#include "gpu_main.h"
 #include "model_file.h"
 #include "port/cuda.hpp"
 #include "testing.h"
@@ -298,12 +299,4 @@ TEST(errors) {
   CHECK(cudaGetDevice(&device) == cudaSuccess && device == 0);
 }
 
-int main() {
-  if (port::cuda_info().devices.empty()) {
-    const char* required = std::getenv("PORT_REQUIRE");
-    const bool must_run = required && std::strstr(required, "cuda");
-    std::printf("%s: %s\n", must_run ? "FAILED: PORT_REQUIRE names cuda" : "skipped", port::cuda_info().detail.c_str());
-    return must_run ? 1 : 77;
-  }
-  return port_test::run_tests();
-}
+int main() { return port_test::run_gpu_tests(); }

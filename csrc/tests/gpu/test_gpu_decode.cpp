@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "device_array.h"
+#include "gpu_main.h"
 #include "port/cuda.hpp"
 #include "testing.h"
 
@@ -129,12 +130,4 @@ TEST(simcc_of_every_type_and_batch) {
   }
 }
 
-int main() {
-  if (port::cuda_info().devices.empty()) {
-    const char* required = std::getenv("PORT_REQUIRE");
-    const bool must_run = required && std::strstr(required, "cuda");
-    std::printf("%s: %s\n", must_run ? "FAILED: PORT_REQUIRE names cuda" : "skipped", port::cuda_info().detail.c_str());
-    return must_run ? 1 : 77;
-  }
-  return port_test::run_tests();
-}
+int main() { return port_test::run_gpu_tests(); }
